@@ -65,17 +65,17 @@ public struct SequenceState: Hashable, Sendable {
     public var name: String
     /// How long it is to stay, as this rank was told last.
     public var retention: Retention
-    /// Durable length, global tokens.
-    public var committedLength: Int
+    /// Durable length.
+    public var committedLength: Position
     /// How many of them have ids: all, or none.
     public var tokenIDs: Int
     /// Whether all of these can be read, and matched, as far as is known.
     public var areIDsIntact: Bool
-    /// Each layer's length including what is not committed, global tokens.
-    public var layerLengths: [Int]
+    /// Each layer's length including what is not committed.
+    public var layerLengths: [Position]
     /// The length that can be served: `committedLength`, or less if a stored value is damaged. Truncating to it, or
     /// below, makes the sequence usable again. Only damage found since the start is known.
-    public var intactLength: Int
+    public var intactLength: Position
     /// Its place in the order of this store's changes: the higher, the later it was opened, committed, forked or cut.
     /// Durable with the change.
     public var lastChange: UInt64

@@ -16,27 +16,28 @@ public struct Shard: Hashable, Sendable {
     public var blockTokens: Int { layout.blockTokens }
 
     /// Where the shard of a sequence of `length` tokens ends.
-    public func end(of length: Int) -> LocalIndex {
-        LocalIndex(layout.localLength(ofRank: contextRank, length: length))
+    public func end(of length: Position) -> LocalIndex {
+        LocalIndex(layout.localLength(ofRank: contextRank, length: length.value))
     }
 
     /// The tokens at some positions that the rank owns.
-    public func range(of positions: Range<Int>) -> Range<LocalIndex> {
+    public func range(of positions: Range<Position>) -> Range<LocalIndex> {
         end(of: positions.lowerBound)..<end(of: positions.upperBound)
     }
 
     /// How many of the first `length` tokens the rank owns.
-    public func count(of length: Int) -> Int { end(of: length).value }
+    public func count(of length: Position) -> Int { end(of: length).value }
 
     /// The position of a token of the shard.
-    public func position(of index: LocalIndex) -> Int {
-        layout.position(ofLocalIndex: index.value, rank: contextRank)
+    public func position(of index: LocalIndex) -> Position {
+        Position(layout.position(ofLocalIndex: index.value, rank: contextRank))
     }
 
-    /// The positions of consecutive tokens of the shard, relative to `origin`, which is at or before the first.
-    public func offsets(of tokens: Range<LocalIndex>, from origin: Int) -> [UInt32] {
+    /// The positions of consecutive tokens of the shard, relative to `origin`, which is at or before the first, and may be
+    /// before the sequence.
+    public func offsets(of tokens: Range<LocalIndex>, from origin: Position) -> [UInt32] {
         layout.offsets(
-            ofLocalIndices: tokens.lowerBound.value..<tokens.upperBound.value, rank: contextRank, from: origin)
+            ofLocalIndices: tokens.lowerBound.value..<tokens.upperBound.value, rank: contextRank, from: origin.value)
     }
 
     // MARK: Blocks
@@ -48,7 +49,7 @@ public struct Shard: Hashable, Sendable {
     public func start(ofBlock block: Int) -> LocalIndex { LocalIndex(block * layout.blockTokens) }
 
     /// The blocks that are full when a sequence has `length` tokens.
-    public func fullBlocks(of length: Int) -> Int { block(of: end(of: length)).block }
+    public func fullBlocks(of length: Position) -> Int { block(of: end(of: length)).block }
 
     /// The blocks that tokens are in; of no tokens none, where they would be.
     public func blocks(of tokens: Range<LocalIndex>) -> Range<Int> {

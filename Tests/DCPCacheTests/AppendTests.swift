@@ -70,7 +70,7 @@ struct AppendTests {
 
     /// Whether the places from `token` on in the last block of layer 0 are zero. Rank 0 of 1.
     private func isZeroed(_ rig: Rig, from token: Int) throws -> Bool {
-        let reader = try rig.cache.context(sequence: SequenceID(1), layer: 0, length: token)
+        let reader = try rig.cache.context(sequence: SequenceID(1), layer: 0, length: Position(token))
         let last = try #require(reader.blocks.last)
         var row = [UInt8](repeating: 1, count: reader.layout.rowByteCount)
         for place in (token % 16)..<16 where token % 16 != 0 {

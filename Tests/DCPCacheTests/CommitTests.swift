@@ -90,7 +90,7 @@ struct CommitTests {
         }
         #expect(refusal?.code == code && refusal?.isRetryable == true, "\(String(describing: refusal))")
         #expect(length >= 200, "only \(length) tokens fitted")
-        #expect(try rig.state(1).committedLength == length)
+        #expect(try rig.state(1).committedLength == Position(length))
         #expect(try rig.holds(1, Array(tags[..<(length + 40)])), "served from RAM meanwhile")
         expect(code) { try rig.commit(1, length + 40) }
         let kept = length / 2 + 3
@@ -126,7 +126,8 @@ struct CommitTests {
                 for round in 0..<60 {
                     let more = (0..<UInt32(1 + round % 13)).map { $0 &* 31 &+ UInt32(round) &* 1009 &+ UInt32(id) }
                     try shared.rig.appendAll(id, at: tags.count, more)
-                    let held = try shared.rig.cache.context(sequence: SequenceID(id), layer: 1, length: tags.count)
+                    let held = try shared.rig.cache.context(
+                        sequence: SequenceID(id), layer: 1, length: Position(tags.count))
                     let before = tags
                     tags += more
                     try shared.rig.commit(id, tags.count)

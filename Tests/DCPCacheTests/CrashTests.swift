@@ -79,7 +79,7 @@ struct CrashTests {
     private func growth(_ rig: Rig, rounds: Int) throws -> Int {
         let before = try rig.cache.statistics().storeFileByteCount
         for _ in 0..<rounds {
-            let length = try rig.state(2).committedLength
+            let length = try rig.state(2).committedLength.value
             for position in length..<length + 64 { try rig.appendAll(2, at: position, [UInt32(position)]) }
             try rig.commit(2, length + 64)
             try rig.truncate(2, length)

@@ -64,7 +64,7 @@ struct DurabilityTests {
             try rig.appendAll(1, at: length - 5, Array(tags(length)[(length - 5)...]))
             try rig.commit(1, length)
             try afterPowerLoss(disk) { (survivor: Rig) throws in
-                #expect(try survivor.state(1).committedLength == length)
+                #expect(try survivor.state(1).committedLength == Position(length))
                 #expect(try survivor.holds(1, tags(length)))
             }
         }
@@ -81,7 +81,7 @@ struct DurabilityTests {
         try rig.appendAll(1, at: 20, Array(tags(33)[20...]))
         try rig.commit(1, 33)
         try afterPowerLoss(disk) { (survivor: Rig) throws in
-            let length = try survivor.state(1).committedLength
+            let length = try survivor.state(1).committedLength.value
             #expect(length == 20 || length == 33)
             #expect(try survivor.holds(1, tags(length)))
         }
@@ -89,7 +89,7 @@ struct DurabilityTests {
 
     private func lengthAfterPowerLoss(_ disk: Disk) throws -> Int {
         var length = 0
-        try afterPowerLoss(disk) { length = $0.cache.state(of: SequenceID(1))?.committedLength ?? 0 }
+        try afterPowerLoss(disk) { length = $0.cache.state(of: SequenceID(1))?.committedLength.value ?? 0 }
         return length
     }
 

@@ -27,7 +27,8 @@ struct FirstUseTests {
         func pieces(givingUpAfter limit: Int = .max) throws -> Int {
             var count = 0
             do throws(ServiceError) {
-                _ = try rig.cache.contexts([(SequenceID(1), 0..<tags.count)], layer: 0) { () throws(ServiceError) in
+                _ = try rig.cache.contexts([(SequenceID(1), 0..<Position(tags.count))], layer: 0) {
+                    () throws(ServiceError) in
                     count += 1
                     if count == limit { throw ServiceError(.stepAborted, "enough") }
                 }
@@ -43,7 +44,7 @@ struct FirstUseTests {
         try rig.reopen()
         func piecesOfRows(_ positions: Range<Int>) throws -> Int {
             var count = 0
-            _ = try rig.rows(of: SequenceID(1), layer: 0, positions) { count += 1 }
+            _ = try rig.rows(of: SequenceID(1), layer: 0, Range<Position>(positions)) { count += 1 }
             return count
         }
         #expect(try piecesOfRows(200 * 16..<200 * 16 + 1) == 1)
@@ -59,7 +60,7 @@ struct FirstUseTests {
         let (rig, tags) = try filled(blocks: 200)
         try rig.flip(payload(of: 50 * 16, rig), at: 0)
         try rig.reopen()
-        func tokens(_ positions: Range<Int>) throws -> (first: Int, tokens: Int) {
+        func tokens(_ positions: Range<Position>) throws -> (first: Int, tokens: Int) {
             let context = try rig.cache.contexts([(SequenceID(1), positions)], layer: 0)[0]
             for index in 0..<context.tokens {
                 let tag = tags[context.firstIndex.value + index]
@@ -81,14 +82,14 @@ struct FirstUseTests {
         try rig.flip(payload(of: 190 * 16, rig), at: 0)
         try rig.reopen()
         expect(.storeDamaged, "Block 190", "truncate the sequence to 3040") {
-            _ = try rig.cache.context(sequence: SequenceID(1), layer: 0, length: tags.count)
+            _ = try rig.cache.context(sequence: SequenceID(1), layer: 0, length: Position(tags.count))
         }
         #expect(try rig.holds(1, Array(tags[..<3040])))
     }
 
     /// Bytes that only the block with this token has.
     private func payload(of token: Int, _ rig: Rig) throws -> Data {
-        let context = try rig.cache.context(sequence: SequenceID(1), layer: 0, length: token + 16)
+        let context = try rig.cache.context(sequence: SequenceID(1), layer: 0, length: Position(token + 16))
         return Data(bytes: context.blocks[token / 16], count: 1024)
     }
 

@@ -85,8 +85,8 @@ struct FullStoreTests {
             try rig.open(id)
             try rig.appendAll(id, at: 0, tags(Int(id)))
         }
-        try finish { rig.cache.commit((1...UInt64(count)).map { (SequenceID($0), 17) }, completion: $0) }
-        let wanted = (1...UInt64(count)).map { (sequence: SequenceID($0), positions: 0..<17) }
+        try finish { rig.cache.commit((1...UInt64(count)).map { (SequenceID($0), Position(17)) }, completion: $0) }
+        let wanted = (1...UInt64(count)).map { (sequence: SequenceID($0), positions: Range<Position>(0..<17)) }
         var contexts = try rig.cache.contexts(wanted, layer: 1)
         #expect(contexts.count == count)
         #expect(try rig.cache.statistics().readers == count, "each counts while it lives")

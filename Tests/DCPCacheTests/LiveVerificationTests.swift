@@ -162,7 +162,7 @@ struct LiveVerificationTests {
         try rig.commit(1, 85)
         for range in [0..<85, 0..<4, 4..<5, 30..<75, 64..<64, 84..<85] {
             for layer in 0..<2 {
-                let rows = try rig.rows(of: SequenceID(1), layer: layer, range)
+                let rows = try rig.rows(of: SequenceID(1), layer: layer, Range<Position>(range))
                 let owned = range.filter { $0 / 4 % 2 == 1 }
                 let stored = owned.map {
                     StepRows.stored(tag: tags[$0], layer: layer, shape: rig.shape, cluster: rig.cluster)

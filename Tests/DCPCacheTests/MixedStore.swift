@@ -76,7 +76,7 @@ final class MixedStore: @unchecked Sendable {
         for layer in 0..<shape.layers {
             try StepRows(tags: tags, layer: layer, shape: shape, cluster: rig.cluster).withRows {
                 try cache.append(
-                    sequence: SequenceID(id), layer: layer, position: start, rows: $0, tokens: 0..<count)
+                    sequence: SequenceID(id), layer: layer, position: Position(start), rows: $0, tokens: 0..<count)
             }
         }
         sequences[id]?.tags += tags
@@ -84,7 +84,7 @@ final class MixedStore: @unchecked Sendable {
 
     func commit(_ ids: [UInt64]) throws {
         let lengths = ids.map { (SequenceID($0), sequences[$0]?.tags.count ?? 0) }
-        try finish { cache.commit(lengths, completion: $0) }
+        try finish { cache.commit(lengths.map { ($0, Position($1)) }, completion: $0) }
         for (id, length) in lengths { sequences[id.value]?.committed = length }
     }
 
@@ -145,9 +145,12 @@ final class MixedStore: @unchecked Sendable {
     /// Whether all committed tokens of all sequences come back bit by bit.
     func holdsAll() throws -> Bool {
         for (id, reference) in sequences {
-            guard cache.state(of: SequenceID(id))?.committedLength == reference.committed else { return false }
+            guard cache.state(of: SequenceID(id))?.committedLength == Position(reference.committed) else {
+                return false
+            }
             for layer in 0..<shapes[reference.model].layers {
-                let context = try cache.context(sequence: SequenceID(id), layer: layer, length: reference.committed)
+                let context = try cache.context(
+                    sequence: SequenceID(id), layer: layer, length: Position(reference.committed))
                 guard matches(context, reference.committedTags, model: reference.model, layer: layer) else {
                     return false
                 }

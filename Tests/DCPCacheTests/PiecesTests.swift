@@ -71,7 +71,7 @@ struct PiecesTests {
             directory: path, rank: store.rig.rank, cluster: store.rig.cluster, settings: store.rig.settings)
         defer { copy.close() }
         let reference = try #require(store.sequences[large])
-        let context = try copy.context(sequence: SequenceID(large), layer: 0, length: reference.committed)
+        let context = try copy.context(sequence: SequenceID(large), layer: 0, length: Position(reference.committed))
         #expect(store.matches(context, reference.committedTags, model: 1, layer: 0))
         #expect(try copy.statistics().piecedBlocks == store.piecedBlocks)
     }
@@ -81,7 +81,8 @@ struct PiecesTests {
         let (store, small, large) = try storeInPieces()
         let child = try store.fork(large, 40)
         let tags = try #require(store.sequences[large]).committedTags
-        var reader: ContextReader? = try store.cache.context(sequence: SequenceID(large), layer: 0, length: tags.count)
+        var reader: ContextReader? = try store.cache.context(
+            sequence: SequenceID(large), layer: 0, length: Position(tags.count))
         try store.close(small)
         try store.rig.settle()
         #expect(store.matches(try #require(reader), tags, model: 1, layer: 0))
@@ -157,9 +158,9 @@ struct PiecesTests {
             #expect(verdict.damage.map(\.block) == [block])
             try store.reopen()
             expect(.storeDamaged, "Block \(block) of layer 0") {
-                _ = try store.cache.context(sequence: SequenceID(large), layer: 0, length: length)
+                _ = try store.cache.context(sequence: SequenceID(large), layer: 0, length: Position(length))
             }
-            #expect(store.cache.state(of: SequenceID(large))?.intactLength == block * 16)
+            #expect(store.cache.state(of: SequenceID(large))?.intactLength == Position(block * 16))
             try store.truncate(large, block * 16)
             #expect(try store.holdsAll())
             try store.append(large, 16)
@@ -229,7 +230,7 @@ struct PiecesTests {
         let (store, _, large) = try storeInPieces(assembled: 150_000)
         let reference = try #require(store.sequences[large])
         func read() throws -> ContextReader {
-            try store.cache.context(sequence: SequenceID(large), layer: 0, length: reference.committed)
+            try store.cache.context(sequence: SequenceID(large), layer: 0, length: Position(reference.committed))
         }
         var reader: ContextReader? = try read()
         #expect(store.matches(try #require(reader), reference.committedTags, model: 1, layer: 0))
@@ -238,7 +239,7 @@ struct PiecesTests {
         // A step over several sequences is not refused halfway.
         let child = try store.fork(large, reference.committed)
         reader = nil
-        let wanted = [large, child].map { (sequence: SequenceID($0), positions: 0..<reference.committed) }
+        let wanted = [large, child].map { (sequence: SequenceID($0), positions: 0..<Position(reference.committed)) }
         for context in try store.cache.contexts(wanted, layer: 0) {
             #expect(store.matches(context, reference.committedTags, model: 1, layer: 0))
         }

@@ -191,7 +191,7 @@ private final class ShortReaders: Sendable {
         let layer = Int.random(in: 0..<run.store.shapes[content.model].layers)
         do {
             let context = try run.store.cache.context(
-                sequence: SequenceID(id), layer: layer, length: content.tags.count)
+                sequence: SequenceID(id), layer: layer, length: Position(content.tags.count))
             if !run.store.matches(context, content.tags, model: content.model, layer: layer) {
                 run.mixed.withLock { $0.append("\(id).\(layer) of \(content.tags.count)") }
             }

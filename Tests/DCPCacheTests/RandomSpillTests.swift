@@ -106,12 +106,12 @@ private final class SpillRun {
             guard floor <= reference.layers[layer].count else { return }
             let length = Int.random(in: floor...reference.layers[layer].count, using: &generator)
             log.append("rewind \(id).\(layer) to \(length)")
-            try rig.cache.rewind(sequence: SequenceID(id), layer: layer, length: length)
+            try rig.cache.rewind(sequence: SequenceID(id), layer: layer, length: Position(length))
             reference.layers[layer] = Array(reference.layers[layer][..<length])
         case ..<74:
             let length = Int.random(in: reference.committed...reference.length, using: &generator)
             log.append("rewind \(id) to \(length)")
-            try rig.cache.rewind(sequence: SequenceID(id), length: length)
+            try rig.cache.rewind(sequence: SequenceID(id), length: Position(length))
             reference.cut(to: length)
         case ..<84 where model.count < 9:
             let length = Int.random(in: 0...reference.length, using: &generator)
@@ -193,7 +193,7 @@ private final class SpillRun {
         guard let (id, reference) = model.randomElement(using: &generator) else { return }
         let layer = Int.random(in: 0..<3, using: &generator)
         let tags = reference.layers[layer]
-        let reader = try rig.cache.context(sequence: SequenceID(id), layer: layer, length: tags.count)
+        let reader = try rig.cache.context(sequence: SequenceID(id), layer: layer, length: Position(tags.count))
         readers.append((reader, tags, layer))
     }
 
@@ -203,7 +203,8 @@ private final class SpillRun {
         for (id, reference) in model {
             let state = try rig.state(id)
             guard
-                state.committedLength == reference.committed && state.layerLengths == reference.layers.map(\.count)
+                state.committedLength == Position(reference.committed)
+                    && state.layerLengths.map(\.value) == reference.layers.map(\.count)
             else { return "sequence \(id) has \(state)" }
             for (layer, tags) in reference.layers.enumerated() {
                 guard try rig.holds(id, tags, layers: [layer]) else { return "\(id).\(layer) differs" }

@@ -57,7 +57,7 @@ struct RandomisedTests {
                 let layer = Int.random(in: 0..<2, using: &generator)
                 let length = Int.random(in: reference.committed...reference.layers[layer].count, using: &generator)
                 log.append("rewind \(id).\(layer) to \(length)")
-                try rig.cache.rewind(sequence: SequenceID(id), layer: layer, length: length)
+                try rig.cache.rewind(sequence: SequenceID(id), layer: layer, length: Position(length))
                 reference.layers[layer] = Array(reference.layers[layer][..<length])
             case ..<82:
                 let length = Int.random(in: 0...reference.committed, using: &generator)
@@ -109,7 +109,8 @@ struct RandomisedTests {
         for (id, reference) in model {
             let state = try rig.state(id)
             var isEqual =
-                state.committedLength == reference.committed && state.layerLengths == reference.layers.map(\.count)
+                state.committedLength == Position(reference.committed)
+                && state.layerLengths.map(\.value) == reference.layers.map(\.count)
             for layer in 0..<2 where isEqual {
                 isEqual = try rig.holds(id, reference.layers[layer], layers: [layer])
             }

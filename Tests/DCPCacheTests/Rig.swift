@@ -2,7 +2,7 @@
 
 import DCPAttention
 import DCPCache
-import DCPCore
+public import DCPCore
 import DCPStore
 import DCPTestKit
 import Foundation
@@ -64,15 +64,17 @@ final class Rig {
     }
 
     func commit(_ id: UInt64, _ length: Int) throws {
-        try finish { cache.commit([(SequenceID(id), length)], completion: $0) }
+        try finish { cache.commit([(SequenceID(id), Position(length))], completion: $0) }
     }
 
     func truncate(_ id: UInt64, _ length: Int) throws {
-        try finish { cache.truncate(SequenceID(id), length: length, completion: $0) }
+        try finish { cache.truncate(SequenceID(id), length: Position(length), completion: $0) }
     }
 
     func fork(_ parent: UInt64, _ child: UInt64, _ length: Int) throws {
-        try finish { cache.fork(parent: SequenceID(parent), child: SequenceID(child), length: length, completion: $0) }
+        try finish {
+            cache.fork(parent: SequenceID(parent), child: SequenceID(child), length: Position(length), completion: $0)
+        }
     }
 
     func close(_ id: UInt64) throws { try finish { cache.close(SequenceID(id), completion: $0) } }
@@ -85,7 +87,8 @@ final class Rig {
             #expect(found?.model == state.model && found?.length == length)
         }
         let longest = state.layerLengths.max() ?? 0
-        #expect(!cache.hasLayer(of: state.id, beyond: longest) && cache.hasLayer(of: state.id, beyond: longest - 1))
+        #expect(!cache.hasLayer(of: state.id, beyond: longest))
+        #expect(cache.hasLayer(of: state.id, beyond: longest.advanced(by: -1)))
         #expect(cache.layer(state.layerLengths.count, of: state.id)?.length == 0)
         return state
     }
@@ -114,7 +117,8 @@ final class Rig {
         let step = StepRows(tags: [0xFFFF] + tags + [0xFFFE], layer: layer, shape: shape, cluster: cluster)
         try step.withRows { rows in
             try cache.append(
-                sequence: SequenceID(id), layer: layer, position: position, rows: rows, tokens: 1..<1 + tags.count)
+                sequence: SequenceID(id), layer: layer, position: Position(position), rows: rows,
+                tokens: 1..<1 + tags.count)
         }
     }
 
@@ -137,7 +141,8 @@ final class Rig {
         while true {
             let hasRoom = try step.withRows { rows in
                 try cache.appendIfRoom(
-                    sequence: SequenceID(id), layer: layer, position: position, rows: rows, tokens: 0..<tags.count)
+                    sequence: SequenceID(id), layer: layer, position: Position(position), rows: rows,
+                    tokens: 0..<tags.count)
             }
             if hasRoom { return }
             try finish { done in cache.whenRoom { done($0.map { .failure($0) } ?? .success(())) } }
@@ -156,7 +161,7 @@ final class Rig {
     /// Whether the tokens of this rank among `tags`, all of the sequence's first, come back byte by byte.
     func holds(_ id: UInt64, _ tags: [UInt32], layers: [Int]? = nil) throws -> Bool {
         for layer in layers ?? Array(0..<shape.layers) {
-            let context = try cache.context(sequence: SequenceID(id), layer: layer, length: tags.count)
+            let context = try cache.context(sequence: SequenceID(id), layer: layer, length: Position(tags.count))
             guard matches(context, tags, layer: layer) else { return false }
         }
         return true
@@ -283,6 +288,11 @@ func expect(
     }
 }
 
+/// For tests alone: in the sources a number says that it is a position.
+extension Position: ExpressibleByIntegerLiteral {
+    public init(integerLiteral value: Int) { self.init(value) }
+}
+
 extension SeededGenerator {
     init(_ name: String) {
         self.init(seed: Self.seed)
@@ -293,7 +303,7 @@ extension SeededGenerator {
 extension Rig {
     /// Rows read back into as many bytes as the cache says.
     func rows(
-        of id: SequenceID, layer: Int, _ positions: Range<Int>, goesOn: () -> Void = {}
+        of id: SequenceID, layer: Int, _ positions: Range<Position>, goesOn: () -> Void = {}
     ) throws -> (stored: StoredRows, bytes: [UInt8]) {
         let byteCount = try cache.rowsByteCount(sequence: id, layer: layer, positions: positions)
         var bytes = [UInt8](repeating: 0xA5, count: byteCount)

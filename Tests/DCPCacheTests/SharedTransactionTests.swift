@@ -42,17 +42,17 @@ struct SharedTransactionTests {
     }
 
     private func truncate(_ id: UInt64, _ length: Int) -> (ShardCache, @escaping CacheCompletion) -> Void {
-        { $0.truncate(SequenceID(id), length: length, completion: $1) }
+        { $0.truncate(SequenceID(id), length: Position(length), completion: $1) }
     }
 
     private func fork(
         _ parent: UInt64, _ child: UInt64, _ length: Int
     ) -> (ShardCache, @escaping CacheCompletion) -> Void {
-        { $0.fork(parent: SequenceID(parent), child: SequenceID(child), length: length, completion: $1) }
+        { $0.fork(parent: SequenceID(parent), child: SequenceID(child), length: Position(length), completion: $1) }
     }
 
     private func commit(_ id: UInt64, _ length: Int) -> (ShardCache, @escaping CacheCompletion) -> Void {
-        { $0.commit([(SequenceID(id), length)], completion: $1) }
+        { $0.commit([(SequenceID(id), Position(length))], completion: $1) }
     }
 
     @Test(
@@ -169,7 +169,8 @@ struct SharedTransactionTests {
                     let (child, length) = (nextID, Int.random(in: 0...lengths[id]!, using: &generator))
                     nextID += 1
                     operations.append {
-                        $0.fork(parent: SequenceID(id), child: SequenceID(child), length: length, completion: $1)
+                        $0.fork(
+                            parent: SequenceID(id), child: SequenceID(child), length: Position(length), completion: $1)
                     }
                     log.append("fork \(id) to \(child) at \(length)")
                     lengths[child] = length

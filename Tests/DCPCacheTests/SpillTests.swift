@@ -75,7 +75,7 @@ struct SpillTests {
         for round in 0..<30 {
             // Through spilled blocks, which are checked before they are opened again, and under another writer from there on.
             let kept = round == 0 ? 0 : 40
-            try rig.cache.rewind(sequence: SequenceID(1), length: kept)
+            try rig.cache.rewind(sequence: SequenceID(1), length: Position(kept))
             DispatchQueue.concurrentPerform(iterations: 2) { half in
                 do {
                     for start in stride(from: kept, to: 160, by: 8) {
@@ -118,7 +118,7 @@ struct SpillTests {
             let statistics = try rig.cache.statistics()
             #expect(statistics.uncommittedByteCount + statistics.spilledByteCount == (400 - length) * 2 * Self.row)
             let copy = try copy(of: rig)
-            #expect(try copy.state(1).committedLength == length)
+            #expect(try copy.state(1).committedLength == Position(length))
             #expect(try copy.holds(1, Array(Self.tags[..<length])))
         }
     }
@@ -164,7 +164,7 @@ struct SpillTests {
     func rewind(_ length: Int) throws {
         let rig = try spilled()
         var reader: ContextReader? = try rig.cache.context(sequence: SequenceID(1), layer: 0, length: 400)
-        try rig.cache.rewind(sequence: SequenceID(1), length: length)
+        try rig.cache.rewind(sequence: SequenceID(1), length: Position(length))
         #expect(try rig.holds(1, Array(Self.tags[..<length])))
         let others = Self.tags.map { $0 &+ 5000 }
         for layer in 0..<2 { try rig.appendWhenRoom(1, layer: layer, at: length, Array(others[length...])) }
@@ -191,7 +191,7 @@ struct SpillTests {
         let rig = try spilled()
         let others = Self.tags.map { $0 &+ 5000 }
         for length in [399, 130, 100, 16, 0] {
-            try rig.cache.rewind(sequence: SequenceID(1), layer: 0, length: length)
+            try rig.cache.rewind(sequence: SequenceID(1), layer: 0, length: Position(length))
             try rig.appendWhenRoom(1, layer: 0, at: length, Array(others[length...]))
             try rig.settleSpills()
             #expect(try rig.holds(1, Array(Self.tags[..<length]) + Array(others[length...]), layers: [0]))
@@ -237,7 +237,7 @@ struct SpillTests {
             guard (try? rig.commit(2, length + 32)) != nil else { break }
             length += 32
         }
-        try rig.cache.rewind(sequence: SequenceID(2), length: length)
+        try rig.cache.rewind(sequence: SequenceID(2), length: Position(length))
         var appended = 0
         expect(.storeFull) {
             while appended < 4000 {

@@ -32,7 +32,7 @@ struct UncommittedForkTests {
         let before = try rig.cache.statistics()
         try rig.fork(1, 2, length)
         #expect(try rig.state(2).committedLength == 20)
-        #expect(try rig.state(2).layerLengths == [length, length])
+        #expect(try rig.state(2).layerLengths.map(\.value) == [length, length])
         let local = rig.cluster.layout.localLength(ofRank: 1, length: length)
         let committed = rig.cluster.layout.localLength(ofRank: 1, length: 20)
         let after = try rig.cache.statistics()

@@ -13,13 +13,13 @@ struct ShardTests {
             let owned = (0..<600).filter { layout.owner(ofPosition: $0) == rank }
             for (start, end) in [(0, 0), (0, 1), (5, 6), (7, 15), (48, 48), (47, 300), (96, 97), (299, 600)] {
                 let expected = owned.indices.filter { (start..<end).contains(owned[$0]) }
-                let range = shard.range(of: start..<end)
+                let range = shard.range(of: Range<Position>(start..<end))
                 #expect(range.map(\.value) == expected)
-                #expect(range.map { shard.position(of: $0) } == expected.map { owned[$0] })
-                #expect(shard.offsets(of: range, from: start) == expected.map { UInt32(owned[$0] - start) })
-                #expect(shard.count(of: end) == owned.count { $0 < end })
-                #expect(shard.end(of: end) - shard.end(of: start) == expected.count)
-                #expect(shard.fullBlocks(of: end) == owned.count { $0 < end } / 48)
+                #expect(range.map { shard.position(of: $0).value } == expected.map { owned[$0] })
+                #expect(shard.offsets(of: range, from: Position(start)) == expected.map { UInt32(owned[$0] - start) })
+                #expect(shard.count(of: Position(end)) == owned.count { $0 < end })
+                #expect(shard.end(of: Position(end)) - shard.end(of: Position(start)) == expected.count)
+                #expect(shard.fullBlocks(of: Position(end)) == owned.count { $0 < end } / 48)
                 #expect(Array(shard.blocks(of: range)) == Set(expected.map { $0 / 48 }).sorted())
                 for index in range {
                     let (block, offset) = shard.block(of: index)

@@ -59,7 +59,9 @@ public struct VisibleTokens: Hashable, Sendable {
         precondition(
             shard.block(of: local.lowerBound).offset == 0, "Blocks begin at a multiple of \(layout.blockTokens) tokens."
         )
-        func number(_ position: Int) -> Int { min(shard.end(of: position), local.upperBound) - local.lowerBound }
+        func number(_ position: Int) -> Int {
+            min(shard.end(of: Position(position)), local.upperBound) - local.lowerBound
+        }
         let firsts = firsts(visibility, positions, number: number)
         precondition(firsts?[0] ?? 0 >= 0, "Tokens that the first query sees are missing.")
         let sees = areOwn && number(positions.lowerBound + 1) < local.count

@@ -71,14 +71,14 @@ final class BenchmarkStore {
             chunk.fill(tokens, pattern)
             for layer in 0..<model.layers {
                 try cache.append(
-                    sequence: sequence, layer: layer, position: tokens.lowerBound, rows: chunk.rows(tokens.count),
-                    tokens: 0..<tokens.count)
+                    sequence: sequence, layer: layer, position: Position(tokens.lowerBound),
+                    rows: chunk.rows(tokens.count), tokens: 0..<tokens.count)
             }
             length = tokens.upperBound
             if length == end || length - written >= 16 * chunkTokens {
                 try pending?.wait()
                 let commit = Waiting<Void>()
-                cache.commit([(sequence, length)]) { commit.finish($0) }
+                cache.commit([(sequence, Position(length))]) { commit.finish($0) }
                 pending = commit
                 written = length
             }
@@ -92,7 +92,7 @@ final class BenchmarkStore {
 
     /// The mapped blocks of the first tokens, for as long as the reader lives.
     func context(_ tokens: Int, layer: Int = 0) throws(ServiceError) -> ContextReader {
-        try cache.context(sequence: sequence, layer: layer, length: tokens)
+        try cache.context(sequence: sequence, layer: layer, length: Position(tokens))
     }
 
     deinit {

@@ -139,7 +139,7 @@ private final class Appends {
         team.onEach { thread in
             do throws(ServiceError) {
                 try cache.append(
-                    sequence: sequence, layer: thread, position: length,
+                    sequence: sequence, layer: thread, position: Position(length),
                     rows: chunks[(run + thread) % chunks.count].rows(count), tokens: 0..<count)
             } catch {
                 outcome.fail(error)
@@ -151,7 +151,7 @@ private final class Appends {
     }
 
     func commit() throws {
-        try waitFor { store.cache.commit([(store.sequence, length)], completion: $0) }
+        try waitFor { store.cache.commit([(store.sequence, Position(length))], completion: $0) }
     }
 
     /// Whether what was appended last is what the store holds, byte by byte.

@@ -142,7 +142,7 @@ private final class Decode {
     func round(_ team: Team, _ interruption: Interruption) throws -> [Double] {
         let outcome = Mutex<Result<[Double], ServiceError>>(.success([]))
         let (cache, sequences, chunk, layers) = (store.cache, sequences, chunk, store.model.layers)
-        let range = length..<length + tokens
+        let range = Range<Position>(length..<length + tokens)
         try interruption.check()
         team.onEach { client in
             var times: [Double] = []
@@ -162,7 +162,7 @@ private final class Decode {
                 outcome.withLock { $0 = .failure(error) }
             }
         }
-        length = range.upperBound
+        length = range.upperBound.value
         return try outcome.withLock { $0 }.get()
     }
 }

@@ -107,9 +107,10 @@ public struct JoinBenchmark: Sendable {
                 try bench.interruption.check()
                 let part = ids[first..<min(first + 4096, ids.count)]
                 for id in part {
-                    try cache.append(sequence: id, layer: 0, position: 0, rows: chunk.rows(1), tokens: 0..<1)
+                    try cache.append(
+                        sequence: id, layer: 0, position: Position(0), rows: chunk.rows(1), tokens: 0..<1)
                 }
-                try waitFor { cache.commit(part.map { ($0, 1) }, completion: $0) }
+                try waitFor { cache.commit(part.map { ($0, Position(1)) }, completion: $0) }
             }
         }
     }

@@ -55,7 +55,10 @@ public struct MatchBenchmark: Sendable {
             try bench.interruption.check()
             let child = SequenceID(UInt64(2 + fork))
             let shared = max(context - 64 + fork % 63, 0)
-            try waitFor { store.cache.fork(parent: store.sequence, child: child, length: shared, completion: $0) }
+            try waitFor {
+                store.cache.fork(
+                    parent: store.sequence, child: child, length: Position(shared), completion: $0)
+            }
             try filler.commit(child, at: shared, [UInt32(1 << 24 + fork)], bench.interruption)
         }
         let shared = try index(of: store, bench)
@@ -73,10 +76,10 @@ public struct MatchBenchmark: Sendable {
             [
                 {
                     let found = try store.cache.match(model: store.modelID, scope: "", ids: wanted)
-                    guard found?.length == context - 1 else {
+                    guard found?.length == Position(context - 1) else {
                         throw ServiceError(.internal, "A match is shorter than it must be. Report this as a bug.")
                     }
-                }, { _ = try store.cache.tokenIDs(of: store.sequence, 0..<context) },
+                }, { _ = try store.cache.tokenIDs(of: store.sequence, Range<Position>(0..<context)) },
             ])
         let distinct = Double(all.ids - shared.ids)
         return Finding(
@@ -131,12 +134,12 @@ struct MatchFiller {
             try interruption.check()
             let part = Array(ids[first..<min(first + Self.chunkTokens, ids.count)])
             try store.cache.append(
-                sequence: sequence, layer: 0, position: start + first, rows: chunk.rows(part.count),
+                sequence: sequence, layer: 0, position: Position(start + first), rows: chunk.rows(part.count),
                 tokens: 0..<part.count)
             let tokens = TokenIDs(start: start + first, ids: part)
             try waitFor {
                 store.cache.commit(
-                    [CommitPart(sequence, length: tokens.end, tokens: tokens)], completion: $0)
+                    [CommitPart(sequence, length: Position(tokens.end), tokens: tokens)], completion: $0)
             }
         }
     }

@@ -144,7 +144,7 @@ public struct OpenBenchmark: Sendable {
         let seconds = try Stopwatch.seconds {
             let cache = try ShardCache.open(directory: directory, rank: rank, cluster: shape)
             defer { cache.close() }
-            guard cache.sequences.map(\.committedLength) == [context] else {
+            guard cache.sequences.map(\.committedLength) == [Position(context)] else {
                 throw ServiceError(
                     .internal, "A store of \(context) tokens opens with others. Report this as a bug.")
             }

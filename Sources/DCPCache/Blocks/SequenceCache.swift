@@ -51,8 +51,8 @@ final class ModelEntry: Sendable {
 
 /// One layer of a sequence on this rank: block i is `mapped[i]`, or `memory[i - mapped.count]`.
 struct LayerState: Sendable {
-    /// Tokens appended, global, committed or not.
-    var length: Int
+    /// Tokens appended, committed or not.
+    var length: Position
     /// The sealed blocks: those that are committed, and behind them those that were spilled.
     var mapped: [BlockAddress]
     /// Blocks below this index may be in the store under the keys of the lineage: those of `mapped`, and some that this layer
@@ -84,12 +84,11 @@ final class SequenceCache: Sendable {
     let core: Mutex<Core>
 
     struct Core: Sendable {
-        /// Global.
-        var committed: Int
-        /// Tokens below cannot be rewound: they are committed, or in a commit in progress. Global.
-        var floor: Int
-        /// Blocks of tokens below may be those of a fork, too, and of no record: layers drop them together. Global.
-        var shared = 0
+        var committed: Position
+        /// Tokens below cannot be rewound: they are committed, or in a commit in progress.
+        var floor: Position
+        /// Blocks of tokens below may be those of a fork, too, and of no record: layers drop them together.
+        var shared = Position(0)
         /// As in the record; see `StoredSequence.lastChange`.
         var lastChange: UInt64
         /// The latest that this rank has been told of.
@@ -118,8 +117,9 @@ final class SequenceCache: Sendable {
     }
 
     init(
-        id: SequenceID, model: ModelEntry, scope: String, name: String, origin: StoredSequence.Origin?, committed: Int,
-        lastChange: UInt64, claim: Claim = .none, retention: Retention = Retention(), residence: Residence?
+        id: SequenceID, model: ModelEntry, scope: String, name: String, origin: StoredSequence.Origin?,
+        committed: Position, lastChange: UInt64, claim: Claim = .none, retention: Retention = Retention(),
+        residence: Residence?
     ) {
         self.id = id
         self.model = model

@@ -8,14 +8,14 @@ extension ShardCache {
     /// Appends a step's tokens to one layer, in RAM. Keeps those that this rank owns; the layer's length grows by all.
     ///
     /// - Parameters:
-    ///   - position: the global position of the first; must be the layer's length.
+    ///   - position: of the first; must be the layer's length.
     ///   - rows: keys and values of a whole step, for the KV heads of the group.
     ///   - tokens: which of the step's tokens these are.
     /// - Throws: `.positionMismatch`; `.invalidRequest` for a value that is not finite in the cache format, the length is
     ///   then unchanged; `.overloaded` when there is no room in RAM at the moment; `.notReady` during a truncation;
     ///   `.unknownSequence`, `.storeDamaged`.
     public func append(
-        sequence id: SequenceID, layer: Int, position: Int, rows: KeyValueRows, tokens: Range<Int>
+        sequence id: SequenceID, layer: Int, position: Position, rows: KeyValueRows, tokens: Range<Int>
     ) throws(ServiceError) {
         guard try appendIfRoom(sequence: id, layer: layer, position: position, rows: rows, tokens: tokens) else {
             throw crowded
@@ -25,9 +25,9 @@ extension ShardCache {
     /// As `append`, but for the room: while blocks are spilled, who finds none calls `whenRoom`.
     /// - Returns: false, with nothing changed, when there is no room in RAM at the moment.
     public func appendIfRoom(
-        sequence id: SequenceID, layer: Int, position: Int, rows: KeyValueRows, tokens: Range<Int>
+        sequence id: SequenceID, layer: Int, position: Position, rows: KeyValueRows, tokens: Range<Int>
     ) throws(ServiceError) -> Bool {
-        guard tokens.lowerBound >= 0, tokens.upperBound <= rows.tokens, position >= 0 else {
+        guard tokens.lowerBound >= 0, tokens.upperBound <= rows.tokens, position >= Position(0) else {
             throw fail(
                 .invalidRequest,
                 "Tokens \(tokens.lowerBound)..<\(tokens.upperBound) at position \(position) are outside the step's "
@@ -35,19 +35,19 @@ extension ShardCache {
         }
         // Of the step's tokens: its first is at `position - tokens.lowerBound`.
         return try append(id, layer, position..<position + tokens.count, rows) { local in
-            shard.offsets(of: local, from: position - tokens.lowerBound)
+            shard.offsets(of: local, from: position.advanced(by: -tokens.lowerBound))
         }
     }
 
     /// The same with rows of this rank's tokens alone.
     ///
     /// - Parameters:
-    ///   - positions: global, of all tokens of the append.
+    ///   - positions: of all tokens of the append.
     ///   - rows: keys and values of those that this rank owns, perhaps behind others of the same step.
     ///   - first: the row of the first of them.
     /// - Returns: false, with nothing changed, when there is no room in RAM at the moment.
     public func appendIfRoom(
-        sequence id: SequenceID, layer: Int, positions: Range<Int>, owned rows: KeyValueRows, from first: Int
+        sequence id: SequenceID, layer: Int, positions: Range<Position>, owned rows: KeyValueRows, from first: Int
     ) throws(ServiceError) -> Bool {
         let count = shard.range(of: positions).count
         guard first >= 0, first + count <= rows.tokens else {
@@ -63,7 +63,7 @@ extension ShardCache {
     /// - Parameter sources: the rows of local tokens.
     /// - Returns: false, with nothing changed, when there is no room in RAM at the moment.
     private func append(
-        _ id: SequenceID, _ layer: Int, _ positions: Range<Int>, _ rows: KeyValueRows,
+        _ id: SequenceID, _ layer: Int, _ positions: Range<Position>, _ rows: KeyValueRows,
         sources: (_ local: Range<LocalIndex>) -> [UInt32]
     ) throws(ServiceError) -> Bool {
         let sequence = try sequence(id)
@@ -102,7 +102,7 @@ extension ShardCache {
     }
 
     private func checkAppend(
-        _ id: SequenceID, _ layer: Int, _ position: Int, _ state: LayerState
+        _ id: SequenceID, _ layer: Int, _ position: Position, _ state: LayerState
     ) throws(ServiceError) {
         guard !state.isClosed else { throw unknown(id) }
         guard !state.isFrozen else { throw fail(.notReady, "\(id) is being truncated on \(rank); retry.") }

@@ -9,8 +9,8 @@ extension ShardCache {
     public struct HeldSequence: Hashable, Sendable {
         public var id: SequenceID
         public var model: ModelID
-        public var committedLength: Int
-        public var intactLength: Int
+        public var committedLength: Position
+        public var intactLength: Position
         public var retention: Retention
         public var lastChange: UInt64
     }
@@ -28,7 +28,7 @@ extension ShardCache {
     }
 
     /// The length of a sequence that can be served.
-    func intactLength(_ core: borrowing SequenceCache.Core) -> Int {
+    func intactLength(_ core: borrowing SequenceCache.Core) -> Position {
         guard let damage = core.damage else { return core.committed }
         // The first length that needs the damaged token is its position + 1.
         return min(core.committed, shard.position(of: damage.start))

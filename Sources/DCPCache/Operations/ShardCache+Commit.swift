@@ -7,8 +7,8 @@ internal import Synchronization
 
 /// The writes of one sequence's commit, planned under the locks and executed without them.
 struct CommitPlan {
-    var committed: Int
-    var length: Int
+    var committed: Position
+    var length: Position
     /// The blocks that are not in the store yet.
     var sealing: Sealing
     /// Each layer's block that holds the last token, when that is not full; also one that was spilled since it is.
@@ -29,10 +29,10 @@ struct CommitPlan {
 }
 
 extension ShardCache {
-    /// Makes sequences durable up to the given global lengths, all in one transaction. Lengths at or below what is
+    /// Makes sequences durable up to the given lengths, all in one transaction. Lengths at or below what is
     /// committed are fine and change none.
-    public func commit(_ lengths: [(SequenceID, Int)], completion: @escaping CacheCompletion) {
-        let wanted = lengths.reduce(into: [SequenceID: Int]()) { $0[$1.0] = max($0[$1.0] ?? 0, $1.1) }
+    public func commit(_ lengths: [(SequenceID, Position)], completion: @escaping CacheCompletion) {
+        let wanted = lengths.reduce(into: [SequenceID: Position]()) { $0[$1.0] = max($0[$1.0] ?? Position(0), $1.1) }
         commit(wanted.map { CommitPart($0.key, length: $0.value) }, completion: completion)
     }
 

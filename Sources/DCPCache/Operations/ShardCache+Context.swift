@@ -6,26 +6,26 @@ internal import DCPStore
 internal import Synchronization
 
 extension ShardCache {
-    /// This rank's tokens among the first `length` global tokens of a layer, readable in place.
+    /// This rank's tokens among the first `length` tokens of a layer, readable in place.
     ///
     /// Reads blocks completely once, when they are first used after a start, to compare their checksums.
     /// - Throws: `.positionMismatch` above the layer's length; `.storeDamaged` when a block fails its checksum;
     ///   `.overloaded` with too many readers; `.unknownSequence`.
-    public func context(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) -> ContextReader {
-        try contexts([(id, 0..<length)], layer: layer)[0]
+    public func context(sequence id: SequenceID, layer: Int, length: Position) throws(ServiceError) -> ContextReader {
+        try contexts([(id, Position(0)..<length)], layer: layer)[0]
     }
 
     /// The contexts of a step over several sequences, which share one read transaction: readers are few, and a step is
     /// one of them however many sequences it has.
     ///
     /// - Parameters:
-    ///   - wanted: sequences with the global positions to read. The readers begin with the block that holds the first of them
+    ///   - wanted: sequences with the positions to read. The readers begin with the block that holds the first of them
     ///     on this rank; what is before it is not touched.
     ///   - goesOn: called after each piece of blocks that was checked; what it throws ends the call, and what was
     ///     checked stays so.
     /// - Throws: as `context(sequence:layer:length:)`, for the first that cannot be read.
     public func contexts(
-        _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int,
+        _ wanted: [(sequence: SequenceID, positions: Range<Position>)], layer: Int,
         goesOn: () throws(ServiceError) -> Void = {}
     ) throws(ServiceError) -> [ContextReader] {
         var isAssembling = false
@@ -40,7 +40,7 @@ extension ShardCache {
     /// - Returns: nil when something has to be checked, brought into RAM or put together first.
     /// - Throws: as `contexts`.
     public func contextsAtHand(
-        _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int
+        _ wanted: [(sequence: SequenceID, positions: Range<Position>)], layer: Int
     ) throws(ServiceError) -> [ContextReader]? {
         guard wanted.allSatisfy({ isAtHand($0.sequence) }) else { return nil }
         let snapshot = try snapshot()
@@ -59,7 +59,7 @@ extension ShardCache {
 
     /// - Returns: nil when not all of the sealed blocks have been checked.
     private func readers(
-        _ wanted: [(sequence: SequenceID, positions: Range<Int>)], layer: Int, _ isAssembling: inout Bool
+        _ wanted: [(sequence: SequenceID, positions: Range<Position>)], layer: Int, _ isAssembling: inout Bool
     ) throws(ServiceError) -> [ContextReader]? {
         let snapshot = try snapshot()
         return try each(of: wanted) { (item) throws(ServiceError) in
@@ -69,8 +69,8 @@ extension ShardCache {
 
     /// - Returns: nil as soon as one is.
     private func each(
-        of wanted: [(sequence: SequenceID, positions: Range<Int>)],
-        _ reader: ((sequence: SequenceID, positions: Range<Int>)) throws(ServiceError) -> ContextReader?
+        of wanted: [(sequence: SequenceID, positions: Range<Position>)],
+        _ reader: ((sequence: SequenceID, positions: Range<Position>)) throws(ServiceError) -> ContextReader?
     ) throws(ServiceError) -> [ContextReader]? {
         var readers: [ContextReader] = []
         for item in wanted {
@@ -85,7 +85,7 @@ extension ShardCache {
     }
 
     private func reader(
-        _ id: SequenceID, layer: Int, _ positions: Range<Int>, _ snapshot: Snapshot, _ isAssembling: inout Bool
+        _ id: SequenceID, layer: Int, _ positions: Range<Position>, _ snapshot: Snapshot, _ isAssembling: inout Bool
     ) throws(ServiceError) -> ContextReader? {
         var own: (blocks: [Int: AssembledBlock], generation: Int)?
         while true {
@@ -103,7 +103,7 @@ extension ShardCache {
 
     /// - Parameter own: blocks in pieces that the caller has put together, and of which generation they are.
     private func view(
-        _ id: SequenceID, layer: Int, _ positions: Range<Int>, _ snapshot: Snapshot,
+        _ id: SequenceID, layer: Int, _ positions: Range<Position>, _ snapshot: Snapshot,
         own: (blocks: [Int: AssembledBlock], generation: Int)?
     ) throws(ServiceError) -> ReaderView {
         try withReadable(id, layer: layer, positions) { sequence, local, state -> ReaderView in
@@ -147,13 +147,13 @@ extension ShardCache {
 
     /// Looks at a layer whose tokens up to the last of `positions` can be served. With the layer's mutex held.
     private func withReadable<Result>(
-        _ id: SequenceID, layer: Int, _ positions: Range<Int>,
+        _ id: SequenceID, layer: Int, _ positions: Range<Position>,
         _ body: (SequenceCache, _ local: Range<LocalIndex>, LayerState) -> Result
     ) throws(ServiceError) -> Result {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
         let core = try prepare(sequence)
-        guard positions.lowerBound >= 0 else {
+        guard positions.lowerBound >= Position(0) else {
             throw fail(
                 .invalidRequest, "A context from position \(positions.lowerBound) on begins before the sequence.")
         }
@@ -190,13 +190,13 @@ extension ShardCache {
     /// Compares the checksums of blocks that have not been used since the start, a piece at a time: a long context
     /// takes minutes. Each piece has its own read transaction, and counts as checked whatever the result of the next.
     private func checkBlocks(
-        of id: SequenceID, layer: Int, _ positions: Range<Int>, _ goesOn: () throws(ServiceError) -> Void
+        of id: SequenceID, layer: Int, _ positions: Range<Position>, _ goesOn: () throws(ServiceError) -> Void
     ) throws(ServiceError) {
         while try checkPiece(of: id, layer: layer, positions) { try goesOn() }
     }
 
     /// - Returns: false when there was nothing to check.
-    private func checkPiece(of id: SequenceID, layer: Int, _ positions: Range<Int>) throws(ServiceError) -> Bool {
+    private func checkPiece(of id: SequenceID, layer: Int, _ positions: Range<Position>) throws(ServiceError) -> Bool {
         // The snapshot is taken before the addresses are looked up: see ContextReader.
         let snapshot = try snapshot()
         defer { withExtendedLifetime(snapshot) {} }

@@ -16,7 +16,7 @@ private struct Forking {
 }
 
 extension ShardCache {
-    /// Makes a sequence that starts with the first `length` (global) tokens of another, which all its layers have.
+    /// Makes a sequence that starts with the first `length` tokens of another, which all its layers have.
     ///
     /// Blocks wholly within the length are shared: those in RAM are sealed for that. So is the block it cuts when it is the
     /// parent's open one, its rows in the store and its memory until the child appends. Of a sealed one the tokens are copied,
@@ -25,13 +25,14 @@ extension ShardCache {
     /// - Parameter completion: `.invalidRequest` above the length of the parent's shortest layer; `.unknownSequence`,
     ///   `.storeDamaged`, `.storeFull`.
     public func fork(
-        parent: SequenceID, child: SequenceID, length: Int, name: String = "", completion: @escaping CacheCompletion
+        parent: SequenceID, child: SequenceID, length: Position, name: String = "",
+        completion: @escaping CacheCompletion
     ) {
         let origin = StoredSequence.Origin(parent: parent, length: length)
         let plan = Handoff<Forking?>(nil)
         // Committed tokens are only read, so many forks of one parent share a transaction. Uncommitted tokens are
         // sealed.
-        let committed = sequenceCaches.withLock { $0[parent] }?.core.withLock(\.committed) ?? 0
+        let committed = sequenceCaches.withLock { $0[parent] }?.core.withLock(\.committed) ?? Position(0)
         let isReading = length <= committed
         let changed = isReading ? [child] : [parent, child]
         enqueue(changed.map(Self.key), reading: isReading ? [Self.key(parent)] : [], completion) { [self] transaction in
@@ -134,10 +135,10 @@ extension ShardCache {
     }
 
     /// Keeps the tokens that are forked from being rewound meanwhile.
-    private func hold(_ parent: SequenceCache, _ length: Int) throws(ServiceError) -> SequenceCache.Core {
+    private func hold(_ parent: SequenceCache, _ length: Position) throws(ServiceError) -> SequenceCache.Core {
         try parent.core.withLock { core throws(ServiceError) in
-            let reached = core.layers.reduce(Int.max) { min($0, $1.state.withLock(\.length)) }
-            guard (0...reached).contains(length) else {
+            let reached = core.layers.reduce(Position(.max)) { min($0, $1.state.withLock(\.length)) }
+            guard (Position(0)...reached).contains(length) else {
                 throw fail(
                     .invalidRequest,
                     "\(parent.id) has \(reached) tokens in all layers on \(rank), \(core.committed) of them committed, and "

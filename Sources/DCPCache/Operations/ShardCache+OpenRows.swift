@@ -8,7 +8,7 @@ internal import Synchronization
 /// The committed rows of open blocks, in the table `tail`.
 extension ShardCache {
     /// The tokens of a sequence that have some.
-    func openRows(committed: Int) -> Range<LocalIndex> {
+    func openRows(committed: Position) -> Range<LocalIndex> {
         shard.start(ofBlock: shard.fullBlocks(of: committed))..<shard.end(of: committed)
     }
 
@@ -22,8 +22,7 @@ extension ShardCache {
                 return []
             }
             return table.replace(sequence.id, by: replacement).map { writer, rows in
-                let tokens = LocalIndex(rows.lowerBound)..<LocalIndex(rows.upperBound)
-                return DoomedTailRows(writer: writer, tokens: tokens, pages: pages)
+                DoomedTailRows(writer: writer, tokens: Range<LocalIndex>(rows), pages: pages)
             }
         }
     }

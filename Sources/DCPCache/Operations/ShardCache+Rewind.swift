@@ -7,11 +7,11 @@ internal import Synchronization
 
 /// Dropping uncommitted tokens, at once: in RAM, and from the index where they were spilled.
 extension ShardCache {
-    /// Drops uncommitted tokens of one layer from `length` (global) on. Damage does not prevent it: the dropped tokens
+    /// Drops uncommitted tokens of one layer from `length` on. Damage does not prevent it: the dropped tokens
     /// are uncommitted, and a step that met the damage must be rolled back.
     /// - Throws: `.positionMismatch` below the committed length, below that of a commit under way, below that of a fork that
     ///   shares uncommitted tokens, and above the layer's length.
-    public func rewind(sequence id: SequenceID, layer: Int, length: Int) throws(ServiceError) {
+    public func rewind(sequence id: SequenceID, layer: Int, length: Position) throws(ServiceError) {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
         let dropsSealed = try sequence.core.withLock { core throws(ServiceError) in
@@ -36,9 +36,9 @@ extension ShardCache {
         if dropsSealed { trim(sequence) }
     }
 
-    /// Drops the uncommitted tokens of all layers from `length` (global) on; a layer that ends before it is left as it is.
+    /// Drops the uncommitted tokens of all layers from `length` on; a layer that ends before it is left as it is.
     /// - Throws: `.positionMismatch` below the committed length, or below that of a commit under way.
-    public func rewind(sequence id: SequenceID, length: Int) throws(ServiceError) {
+    public func rewind(sequence id: SequenceID, length: Position) throws(ServiceError) {
         let sequence = try sequence(id)
         try sequence.core.withLock { core throws(ServiceError) in
             guard !core.isClosed else { throw unknown(id) }
@@ -48,7 +48,7 @@ extension ShardCache {
     }
 
     /// As `rewind`, to a length that may be rewound to.
-    func dropUncommitted(_ sequence: SequenceCache, to length: Int) throws(ServiceError) {
+    func dropUncommitted(_ sequence: SequenceCache, to length: Position) throws(ServiceError) {
         let dropsSealed = try sequence.core.withLock { core throws(ServiceError) in
             var dropsSealed = false
             for (number, layer) in core.layers.enumerated() {
@@ -66,7 +66,7 @@ extension ShardCache {
     }
 
     private func checkReached(
-        _ id: SequenceID, _ layer: Int, _ length: Int, _ reached: Int
+        _ id: SequenceID, _ layer: Int, _ length: Position, _ reached: Position
     ) throws(ServiceError) {
         guard length > reached else { return }
         throw fail(
@@ -74,7 +74,7 @@ extension ShardCache {
             "Layer \(layer) of \(id) has \(reached) tokens on \(rank) and cannot be rewound to \(length).")
     }
 
-    private func checkFloor(_ id: SequenceID, _ length: Int, _ core: SequenceCache.Core) throws(ServiceError) {
+    private func checkFloor(_ id: SequenceID, _ length: Position, _ core: SequenceCache.Core) throws(ServiceError) {
         guard length < core.floor else { return }
         throw fail(
             .positionMismatch,
@@ -86,7 +86,7 @@ extension ShardCache {
     /// - Returns: whether blocks were dropped that are in the store.
     private func rewind(
         _ sequence: SequenceCache, layer: Int, _ state: inout LayerState, _ core: inout SequenceCache.Core,
-        to length: Int
+        to length: Position
     ) throws(ServiceError) -> Bool {
         guard !state.isClosed else { throw unknown(sequence.id) }
         guard !state.isFrozen else { throw fail(.notReady, "\(sequence.id) is being truncated on \(rank); retry.") }

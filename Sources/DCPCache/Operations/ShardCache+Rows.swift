@@ -13,9 +13,11 @@ public struct StoredRows: Hashable, Sendable {
 }
 
 extension ShardCache {
-    /// Bytes of keys and values that `rows` reads for some global positions of a layer.
+    /// Bytes of keys and values that `rows` reads for some positions of a layer.
     /// - Throws: `.unknownSequence`, `.storeDamaged` for a damaged record, `.invalidRequest` for a layer that is not there.
-    public func rowsByteCount(sequence id: SequenceID, layer: Int, positions: Range<Int>) throws(ServiceError) -> Int {
+    public func rowsByteCount(
+        sequence id: SequenceID, layer: Int, positions: Range<Position>
+    ) throws(ServiceError) -> Int {
         let sequence = try sequence(id)
         try checkLayer(layer, of: sequence)
         return shard.range(of: positions).count * sequence.model.panels[layer].rowByteCount
@@ -30,7 +32,7 @@ extension ShardCache {
     ///   - goesOn: called after each piece of blocks that was checked.
     /// - Throws: `.positionMismatch` above the committed length; `.storeDamaged`, `.unknownSequence`, `.overloaded`.
     public func rows(
-        sequence id: SequenceID, layer: Int, positions: Range<Int>, into bytes: UnsafeMutableRawBufferPointer,
+        sequence id: SequenceID, layer: Int, positions: Range<Position>, into bytes: UnsafeMutableRawBufferPointer,
         goesOn: () -> Void = {}
     ) throws(ServiceError) -> StoredRows {
         let sequence = try sequence(id)

@@ -44,12 +44,12 @@ extension ShardCache {
             }
             let fresh = Lineage(writer: try takeWriter(&transaction))
             let change = takeChange()
-            let layers = [LayerState](repeating: LayerState(length: 0, mapped: []), count: entry.layers)
+            let layers = [LayerState](repeating: LayerState(length: Position(0), mapped: []), count: entry.layers)
             let opened = SequenceCache(
-                id: id, model: entry, scope: scope, name: name, origin: nil, committed: 0, lastChange: change,
+                id: id, model: entry, scope: scope, name: name, origin: nil, committed: Position(0), lastChange: change,
                 residence: Residence(layers, blocks: 0, account: indexes))
             let record = StoredSequence(
-                opened, committed: 0, lineage: fresh, rows: fresh, tokens: TokenRecord(lineage: fresh),
+                opened, committed: Position(0), lineage: fresh, rows: fresh, tokens: TokenRecord(lineage: fresh),
                 lastChange: change, claim: .none)
             try transaction.put(tables.sequences, StoredSequence.key(id), record.encoded(id))
             try transaction.raise(Counter.sequence, to: id.value, tables.meta)
@@ -90,7 +90,8 @@ extension ShardCache {
             let layers = closed.layers.map { layer in
                 layer.state.withLock { state in
                     let saved = state
-                    state = LayerState(length: 0, mapped: [], generation: saved.generation + 1, isClosed: true)
+                    state = LayerState(
+                        length: Position(0), mapped: [], generation: saved.generation + 1, isClosed: true)
                     return saved
                 }
             }
@@ -171,20 +172,20 @@ extension ShardCache {
     ///
     /// - Parameter layer: of the model; where the sequence has no such layer, its length is 0.
     /// - Returns: nil where `state(of:)` is.
-    public func layer(_ layer: Int, of id: SequenceID) -> (model: ModelID, length: Int)? {
+    public func layer(_ layer: Int, of id: SequenceID) -> (model: ModelID, length: Position)? {
         guard let sequence = sequenceCaches.withLock({ $0[id] }) else { return nil }
-        let found = sequence.core.withLock { core -> (residence: Residence?, committed: Int)? in
+        let found = sequence.core.withLock { core -> (residence: Residence?, committed: Position)? in
             core.isClosed ? nil : (core.residence, core.committed)
         }
         guard let found else { return nil }
-        guard layer < sequence.model.layers else { return (sequence.model.id, 0) }
+        guard layer < sequence.model.layers else { return (sequence.model.id, Position(0)) }
         return (
             sequence.model.id, found.residence.map { $0.layers[layer].state.withLock(\.length) } ?? found.committed
         )
     }
 
     /// Whether any layer of a sequence has more tokens than so many.
-    public func hasLayer(of id: SequenceID, beyond length: Int) -> Bool {
+    public func hasLayer(of id: SequenceID, beyond length: Position) -> Bool {
         guard let sequence = sequenceCaches.withLock({ $0[id] }) else { return false }
         let found = sequence.core.withLock { ($0.isClosed, $0.residence, $0.committed) }
         guard !found.0 else { return false }
@@ -210,7 +211,8 @@ extension ShardCache {
             retention: core.retention, committedLength: core.committed,
             tokenIDs: tokenIDs, areIDsIntact: tokenIDs == 0 || isIndexed,
             layerLengths: core.residence.map { $0.layers.map { $0.state.withLock(\.length) } }
-                ?? [Int](repeating: core.committed, count: sequence.model.layers), intactLength: intactLength(core),
+                ?? [Position](repeating: core.committed, count: sequence.model.layers),
+            intactLength: intactLength(core),
             lastChange: core.lastChange, claim: core.claim)
     }
 

@@ -31,7 +31,7 @@ extension ShardCache {
     /// beyond the limit then is in open blocks, of which each layer has one.
     /// - Returns: false when there is none at the moment, and blocks are being spilled.
     /// - Throws: `.overloaded` when nothing can be spilled; why the store does not take it.
-    func takesRoom(_ byteCount: Int, _ sequence: SequenceCache, end: Int) throws(ServiceError) -> Bool {
+    func takesRoom(_ byteCount: Int, _ sequence: SequenceCache, end: Position) throws(ServiceError) -> Bool {
         let limit = max(settings.uncommittedByteCountMax, spillThreshold + byteCount)
         if uncommitted.add(byteCount, limit: limit) { return true }
         spillIfCrowded()

@@ -8,8 +8,8 @@ internal import Synchronization
 extension ShardCache {
     private struct Truncation {
         var sequence: SequenceCache
-        var committed: Int
-        var length: Int
+        var committed: Position
+        var length: Position
         /// Each layer as it was.
         var layers: [LayerState]
         /// As they were.
@@ -21,19 +21,19 @@ extension ShardCache {
         var rest = Doomed()
     }
 
-    /// Cuts a sequence to a global length and drops all its uncommitted tokens.
+    /// Cuts a sequence to a length and drops all its uncommitted tokens.
     ///
     /// A sealed block that the cut goes through becomes the open block again. Readers that hold it keep it. Repeating a
     /// truncation succeeds.
     /// - Parameter completion: `.invalidRequest` above the committed length; `.storeDamaged` when the cut is behind, or
     ///   goes through, something damaged; `.unknownSequence`, `.storeFull`.
-    public func truncate(_ id: SequenceID, length: Int, completion: @escaping CacheCompletion) {
+    public func truncate(_ id: SequenceID, length: Position, completion: @escaping CacheCompletion) {
         let plan = Handoff<Truncation?>(nil)
         // Synced: a rank that lost the cut with its power would come back with the tokens that others have replaced.
         enqueue([Self.key(id)], isFreeing: true, isSynced: true, completion) { [self] transaction in
             let sequence = try sequence(id)
             let core = try prepare(sequence)
-            guard (0...core.committed).contains(length) else {
+            guard (Position(0)...core.committed).contains(length) else {
                 throw fail(
                     .invalidRequest,
                     "\(id) has \(core.committed) committed tokens on \(rank) and cannot be truncated to \(length).")
@@ -58,7 +58,7 @@ extension ShardCache {
     }
 
     private func truncate(
-        _ sequence: SequenceCache, from committed: Int, to length: Int, _ plan: Handoff<Truncation?>,
+        _ sequence: SequenceCache, from committed: Position, to length: Position, _ plan: Handoff<Truncation?>,
         _ transaction: inout WriteTransaction
     ) throws {
         guard let lineage = lineages.withLock({ $0[sequence.id] }),

@@ -44,7 +44,7 @@ struct StoredSequence {
     /// Where a fork came from. Kept so that a repeated fork is recognised.
     struct Origin: Equatable, Sendable {
         var parent: SequenceID
-        var length: Int
+        var length: Position
     }
 
     var model: ModelID
@@ -53,7 +53,7 @@ struct StoredSequence {
     var name: String
     var retention: Retention
     var origin: Origin?
-    var committed: Int
+    var committed: Position
     var lineage: Lineage
     /// Of the open block's rows, by local index.
     var rows: Lineage
@@ -64,7 +64,7 @@ struct StoredSequence {
     var claim: Claim
 
     init(
-        _ sequence: SequenceCache, committed: Int, lineage: Lineage, rows: Lineage, tokens: TokenRecord,
+        _ sequence: SequenceCache, committed: Position, lineage: Lineage, rows: Lineage, tokens: TokenRecord,
         lastChange: UInt64, claim: Claim
     ) {
         (model, scope, name, origin) = (sequence.model.id, sequence.scope, sequence.name, sequence.origin)
@@ -94,8 +94,8 @@ struct StoredSequence {
         record.append(UInt8(retention.isKept ? 1 : 0))
         record.append(retention.priority)
         record.append(origin?.parent.value ?? 0)
-        record.append(UInt64(origin?.length ?? 0))
-        record.append(UInt64(committed))
+        record.append(UInt64(origin?.length.value ?? 0))
+        record.append(UInt64(committed.value))
         record.append(lineage.writer)
         record.append(UInt32(lineage.entries.count))
         record.append(retention.timeToLive)
@@ -107,7 +107,7 @@ struct StoredSequence {
         record.append(UInt32(tokens.lineage.entries.count))
         record.append(UInt32(scope.utf8.count))
         record.append(tokens.annotation?.number ?? 0)
-        record.append(UInt64(tokens.annotation?.length ?? 0))
+        record.append(UInt64(tokens.annotation?.length.value ?? 0))
         record.append(UInt32(tokens.annotation?.byteCount ?? 0))
         record.append(UInt32(name.utf8.count))
         record.append(rows.writer)
@@ -146,23 +146,24 @@ extension RecordReader {
 
     /// The ids and annotation of a record, and the following tail rows, scope and name.
     fileprivate mutating func nextTokens(
-        committed: Int
+        committed: Position
     ) -> (tokens: TokenRecord, rows: Lineage, scope: String, name: String)? {
         guard let count = next(UInt64.self), let writer = next(UInt64.self), let entryCount = next(UInt32.self),
             let scopeByteCount = next(UInt32.self), let number = next(UInt64.self), let length = next(UInt64.self),
             let byteCount = next(UInt32.self), let nameByteCount = next(UInt32.self),
-            let rowsWriter = next(UInt64.self), let first = next(UInt64.self), first <= committed,
+            // A shard is no longer than its sequence.
+            let rowsWriter = next(UInt64.self), let first = next(UInt64.self), first <= committed.value,
             let rowsEntryCount = next(UInt32.self), next(UInt32.self) != nil,
             let entries = nextEntries(entryCount), let rowsEntries = nextEntries(rowsEntryCount, from: Int(first)),
             let scope = nextText(scopeByteCount),
             let name = nextText(nameByteCount),
-            count == 0 || count == committed
+            count == 0 || count == committed.value
         else { return nil }
         var tokens = TokenRecord(count: Int(count), lineage: Lineage(writer: writer, entries: entries))
-        guard tokens.fullChunks == tokens.count / TokenChunk.tokens, length <= committed else { return nil }
+        guard tokens.fullChunks == tokens.count / TokenChunk.tokens, length <= committed.value else { return nil }
         if number > 0 {
             tokens.annotation = TokenRecord.Annotation(
-                number: number, length: Int(length), byteCount: Int(byteCount))
+                number: number, length: Position(Int(length)), byteCount: Int(byteCount))
         }
         return (tokens, Lineage(writer: rowsWriter, entries: rowsEntries, from: Int(first)), scope, name)
     }
@@ -184,8 +185,8 @@ extension StoredSequence {
             let priority = reader.next(Int8.self), let parent = reader.next(UInt64.self),
             let forkLength = reader.next(UInt64.self), let committed = reader.next(UInt64.self),
             let writer = reader.next(UInt64.self), let count = reader.next(UInt32.self),
-            let timeToLive = reader.next(UInt32.self), let length = Int(exactly: committed),
-            let originLength = Int(exactly: forkLength), let entries = reader.nextEntries(count),
+            let timeToLive = reader.next(UInt32.self), let length = Int(exactly: committed).map(Position.init),
+            let originLength = Int(exactly: forkLength).map(Position.init), let entries = reader.nextEntries(count),
             let change = reader.next(UInt64.self), let claim = reader.next(UInt64.self),
             let (tokens, rows, scope, name) = reader.nextTokens(committed: length), reader.isAtEnd
         else { return nil }

@@ -7,8 +7,7 @@ internal import Synchronization
 /// The part of one sequence that a commit makes durable.
 public struct CommitPart: Hashable, Sendable {
     public var sequence: SequenceID
-    /// Global.
-    public var length: Int
+    public var length: Position
     /// Ids of its tokens. A sequence has those of all committed tokens, or none.
     public var tokens: TokenIDs?
     /// Replaces what a client left with the sequence, any bytes: nil leaves it, and an empty one removes it. Good for the
@@ -16,7 +15,7 @@ public struct CommitPart: Hashable, Sendable {
     public var annotation: [UInt8]?
 
     public init(
-        _ sequence: SequenceID, length: Int, tokens: TokenIDs? = nil, annotation: [UInt8]? = nil
+        _ sequence: SequenceID, length: Position, tokens: TokenIDs? = nil, annotation: [UInt8]? = nil
     ) {
         self.sequence = sequence
         self.length = length
@@ -41,7 +40,7 @@ extension ShardCache {
     /// - Parameter committed: what the sequence has committed before.
     /// - Throws: `.invalidRequest`, `.positionMismatch`, `.conflict`, `.storeDamaged`.
     func planTokens(
-        _ part: CommitPart, committed: Int, _ transaction: borrowing WriteTransaction
+        _ part: CommitPart, committed: Position, _ transaction: borrowing WriteTransaction
     ) throws -> TokenPlan {
         let id = part.sequence
         guard let record = tokens.withLock({ $0[id] }) else { throw unknown(id) }
@@ -55,7 +54,7 @@ extension ShardCache {
         if let given { try check(given, of: part, stored: record.count) }
         let length = max(part.length, committed)
         let end = max(record.count, given?.end ?? 0)
-        guard end == 0 || end >= length else {
+        guard end == 0 || end >= length.value else {
             throw fail(
                 .invalidRequest,
                 "\(id) would have ids for \(end) of its \(length) tokens on \(rank), but a sequence has ids for all "
@@ -69,7 +68,7 @@ extension ShardCache {
 
     private func check(_ given: TokenIDs, of part: CommitPart, stored: Int) throws(ServiceError) {
         let id = part.sequence
-        guard given.start >= 0, given.end <= part.length else {
+        guard given.start >= 0, given.end <= part.length.value else {
             throw fail(
                 .invalidRequest,
                 "The commit of \(id) up to \(part.length) tokens has the ids of tokens "
@@ -83,7 +82,7 @@ extension ShardCache {
         }
     }
 
-    func writeTokens(_ plan: inout TokenPlan, length: Int, _ transaction: inout WriteTransaction) throws {
+    func writeTokens(_ plan: inout TokenPlan, length: Position, _ transaction: inout WriteTransaction) throws {
         for (key, ids) in plan.chunks {
             try transaction.put(tables.tokens, key.bytes, TokenChunk.encoded(ids, key: key))
         }
@@ -99,7 +98,7 @@ extension ShardCache {
     /// The ids and annotation of a fork, or of a sequence after a cut; writes the chunk at the cut. A damaged chunk
     /// stays damaged: it never prevents a cut.
     func cutTokens(
-        of id: SequenceID, to length: Int, writer: UInt64, _ transaction: inout WriteTransaction
+        of id: SequenceID, to length: Position, writer: UInt64, _ transaction: inout WriteTransaction
     ) throws -> TokenRecord {
         guard let record = tokens.withLock({ $0[id] }) else { throw unknown(id) }
         let cut = record.cut(to: length, writer: writer)

@@ -13,7 +13,7 @@ extension ShardCache {
     /// - Throws: `.unknownModel`; `.overloaded` with too many readers.
     public func match(
         model: ModelID, scope: String, ids: [UInt32], excluding: Set<SequenceID> = []
-    ) throws(ServiceError) -> (sequence: SequenceID, length: Int)? {
+    ) throws(ServiceError) -> (sequence: SequenceID, length: Position)? {
         guard modelEntries.withLock({ $0[model] != nil }) else {
             throw fail(.unknownModel, "\(model) is not in the store of \(rank); add it first.")
         }
@@ -25,10 +25,11 @@ extension ShardCache {
                     // Begun after the look at the table, or it might not see what that names.
                     let reader = try tokenReader(tokens)
                     do {
-                        return try tree.match(ids, from: reader) { id in
+                        let found = try tree.match(ids, from: reader) { id in
                             guard !excluding.contains(id), let sequence = caches[id] else { return false }
                             return sequence.core.withLock { !$0.isClosed && $0.damage == nil }
                         }
+                        return found.map { ($0.sequence, Position($0.length)) }
                     } catch let error as UnreadableTokens {
                         tokens.hide(error.sequence)
                     }
@@ -43,12 +44,14 @@ extension ShardCache {
     /// Ids of committed tokens.
     /// - Throws: `.positionMismatch` beyond those that the sequence has; `.storeDamaged`, `.unknownSequence`,
     ///   `.overloaded`.
-    public func tokenIDs(of id: SequenceID, _ positions: Range<Int>) throws(ServiceError) -> [UInt32] {
+    public func tokenIDs(of id: SequenceID, _ positions: Range<Position>) throws(ServiceError) -> [UInt32] {
         _ = try sequence(id)
         do {
             let reader = try tokens.withLock { try tokenReader($0) }
             let record = reader.sequences[id]?.record
-            guard let count = record?.count, positions.lowerBound >= 0, positions.upperBound <= count else {
+            guard let count = record?.count, positions.lowerBound >= Position(0),
+                positions.upperBound <= Position(count)
+            else {
                 throw fail(
                     .positionMismatch,
                     "\(id) has the ids of \(record?.count ?? 0) tokens on \(rank); those of \(positions.lowerBound)..<"
@@ -58,7 +61,7 @@ extension ShardCache {
             ids.reserveCapacity(positions.count)
             var next = positions.lowerBound
             while next < positions.upperBound {
-                let (index, offset) = next.quotientAndRemainder(dividingBy: TokenChunk.tokens)
+                let (index, offset) = next.value.quotientAndRemainder(dividingBy: TokenChunk.tokens)
                 let chunk = try reader.chunk(index, of: id)
                 let taken = min(TokenChunk.tokens - offset, positions.upperBound - next)
                 for place in offset..<offset + taken { ids.append(chunk.tokenID(at: place)) }

@@ -16,7 +16,7 @@ struct TokenRecord: Equatable, Sendable {
         /// Under which it is stored: a writer number, so never given out twice.
         var number: UInt64
         /// The committed length that it was given at: no shorter sequence has it.
-        var length: Int
+        var length: Position
         var byteCount: Int
     }
 
@@ -38,8 +38,8 @@ struct TokenRecord: Equatable, Sendable {
     /// The record for a sequence with the first `length` tokens, under another writer.
     ///
     /// A shortened sequence also abandons its open chunk: the ids in a chunk under its key never change.
-    func cut(to length: Int, writer: UInt64) -> TokenRecord {
-        let kept = min(count, length)
+    func cut(to length: Position, writer: UInt64) -> TokenRecord {
+        let kept = min(count, length.value)
         return TokenRecord(
             count: kept, lineage: lineage.cut(to: kept / TokenChunk.tokens, writer: writer),
             annotation: annotation.flatMap { $0.length <= length ? $0 : nil })

@@ -52,7 +52,7 @@ extension ShardCache {
             try transaction.put(tables.sequences, key, record.encoded(id))
         }
         var restored = suspect
-        restored.finding.intactLength = state.committedLength
+        restored.finding.intactLength = state.committedLength.value
         restored.finding.message =
             "The record of \(id) on \(rank) failed its checksum; it is rewritten from memory, and nothing is lost. "
             + "Verify again."

@@ -120,7 +120,8 @@ extension StoreCheck {
             if let damage = known.damage[WriterCheck.Place(layer: layer, block: index)] {
                 let start = shard.start(ofBlock: index)
                 let finding = StoreFinding(
-                    damage.kind, sequence: id, layer: layer, block: index, intactLength: shard.position(of: start),
+                    damage.kind, sequence: id, layer: layer, block: index,
+                    intactLength: shard.position(of: start).value,
                     "Block \(index) of layer \(layer) of \(id) on \(rank) \(damage.what)")
                 found.append(Suspect(finding: finding, start: start, writer: writer))
             }
@@ -176,7 +177,7 @@ extension StoreCheck {
             let position = shard.position(of: index)
             let finding = StoreFinding(
                 isGood == nil ? .missingRow : .row, sequence: id, block: record.lineage.sealedBlocks,
-                intactLength: position,
+                intactLength: position.value,
                 "The row of token \(position) of \(id) on \(rank) "
                     + (isGood == nil ? "is missing." : "fails its checksum, or has a wrong size."))
             found.append(Suspect(finding: finding, start: index))

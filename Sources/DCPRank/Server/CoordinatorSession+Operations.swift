@@ -28,12 +28,15 @@ extension CoordinatorSession {
             server.work.beginWriting(parent)
             // Committed tokens do not change, and the fork does not read tokens after it.
             server.whenInPlace(parent, to: length) {
-                cache.fork(parent: parent, child: child, length: length, name: name, completion: done)
+                cache.fork(
+                    parent: parent, child: child, length: Position(length), name: name, completion: done)
             }
         case .truncate(let sequence, let length):
             server.work.beginChange(of: sequence)
             server.abortSteps(on: sequence, changed)
-            server.when(.withoutSteps(sequence)) { cache.truncate(sequence, length: length, completion: done) }
+            server.when(.withoutSteps(sequence)) {
+                cache.truncate(sequence, length: Position(length), completion: done)
+            }
         case .close(let sequence), .evict(let sequence):
             if case .evict = operation { server.uses.noteEviction(of: sequence) }
             server.work.beginChange(of: sequence)
@@ -58,7 +61,7 @@ extension CoordinatorSession {
     /// How much of sequences is committed here; none of those that are known to be damaged.
     func heldLengths(of sequences: [SequenceID]) -> [HeldLength] {
         sequences.compactMap { server.cache.state(of: $0) }.filter { $0.intactLength >= $0.committedLength }.map {
-            HeldLength(sequence: $0.id, length: $0.committedLength)
+            HeldLength(sequence: $0.id, length: $0.committedLength.value)
         }
     }
 

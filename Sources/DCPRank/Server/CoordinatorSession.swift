@@ -156,8 +156,8 @@ final class CoordinatorSession {
             .sorted { ($0.lastUse, $0.1.id) < ($1.lastUse, $1.1.id) }
             .map { _, held in
                 HeldSequences.Element(
-                    sequence: held.id, model: held.model, committedLength: held.committedLength,
-                    intactLength: held.intactLength, retention: held.retention)
+                    sequence: held.id, model: held.model, committedLength: held.committedLength.value,
+                    intactLength: held.intactLength.value, retention: held.retention)
             }
     }
 

@@ -137,7 +137,7 @@ extension RankServer {
                 "\(entry.sequence) belongs to \(found.model), but the step is for \(request.model); open the "
                     + "sequence again.")
         }
-        return found.length
+        return found.length.value
     }
 
     private func isRollingBack(_ entry: StepRequest.Entry, layer: Int) -> Bool {

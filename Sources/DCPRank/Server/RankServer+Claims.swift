@@ -61,7 +61,7 @@ extension RankServer {
         abortSteps(on: sequence, ServiceError(.stepAborted, "The client of \(sequence) has gone."))
         when(.idle(sequence)) { [self] in
             guard let state = cache.state(of: sequence) else { return }
-            let tokens = (state.layerLengths.max() ?? 0) - state.committedLength
+            let tokens = (state.layerLengths.max() ?? Position(0)) - state.committedLength
             do throws(ServiceError) {
                 try cache.rewind(sequence: sequence, length: state.committedLength)
                 cursors.forget(sequence)

@@ -117,7 +117,7 @@ extension RankServer {
         let bound = NIOLoopBound((server: self, done: done), eventLoop: eventLoop)
         let eventLoop = eventLoop
         let wanted = parts.map {
-            CommitPart($0.sequence, length: $0.length, tokens: $0.tokens, annotation: $0.annotation)
+            CommitPart($0.sequence, length: Position($0.length), tokens: $0.tokens, annotation: $0.annotation)
         }
         cache.commit(wanted) { result in
             eventLoop.execute {
@@ -147,7 +147,9 @@ extension RankServer {
                 try checkClaim(length.claim, on: length.sequence, from: link)
                 abortSteps(on: length.sequence, ServiceError(.stepAborted, "\(length.sequence) was cut."))
                 when(.idle(length.sequence)) { [self] in
-                    answers[index] = Result { () throws(ServiceError) in try cut(length.sequence, to: length.length) }
+                    answers[index] = Result { () throws(ServiceError) in
+                        try cut(length.sequence, to: Position(length.length))
+                    }
                 }
             } catch {
                 answers[index] = .failure(error)
@@ -156,9 +158,9 @@ extension RankServer {
     }
 
     /// - Returns: where the sequence ends then: committed tokens are not cut.
-    private func cut(_ sequence: SequenceID, to length: Int) throws(ServiceError) -> CutLength {
+    private func cut(_ sequence: SequenceID, to length: Position) throws(ServiceError) -> CutLength {
         guard let state = cache.state(of: sequence) else { throw unknown(sequence) }
-        let shortest = state.layerLengths.min() ?? 0
+        let shortest = state.layerLengths.min() ?? Position(0)
         guard length <= shortest else {
             throw ServiceError(
                 .positionMismatch,
@@ -168,7 +170,7 @@ extension RankServer {
         let kept = max(length, state.committedLength)
         try cache.rewind(sequence: sequence, length: kept)
         cursors.forget(sequence)
-        return CutLength(kept)
+        return CutLength(kept.value)
     }
 
     // MARK: Status
@@ -191,11 +193,12 @@ extension RankServer {
 
     private func status(of sequence: SequenceID) throws(ServiceError) -> SequenceStatus {
         guard let state = cache.state(of: sequence) else { throw unknown(sequence) }
+        let shard = Shard(cluster.layout, contextRank: cluster.contextRank(of: configuration.rank))
         return SequenceStatus(
-            sequence: state.id, committedLength: state.committedLength, layerLengths: state.layerLengths,
-            localTokens: cluster.layout.localLength(
-                ofRank: cluster.contextRank(of: configuration.rank), length: state.committedLength),
-            claim: state.claim, intactLength: state.intactLength, tokenIDs: state.areIDsIntact ? state.tokenIDs : 0)
+            sequence: state.id, committedLength: state.committedLength.value,
+            layerLengths: state.layerLengths.map(\.value), localTokens: shard.count(of: state.committedLength),
+            claim: state.claim, intactLength: state.intactLength.value,
+            tokenIDs: state.areIDsIntact ? state.tokenIDs : 0)
     }
 
     private func reportStatus(_ call: Call<GetRankStatus>) {

@@ -16,7 +16,7 @@ extension RankServer {
 
     /// `.inPlace`, but immediately if the tokens before `length` are committed.
     func whenInPlace(_ sequence: SequenceID, to length: Int, _ body: @escaping () -> Void) {
-        guard length > cache.state(of: sequence)?.committedLength ?? 0 else { return body() }
+        guard length > cache.state(of: sequence)?.committedLength.value ?? 0 else { return body() }
         when(.inPlace(sequence, to: length), body)
     }
 

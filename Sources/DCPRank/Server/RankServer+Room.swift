@@ -16,7 +16,9 @@ extension RankServer {
     /// - Throws: `.storeFull`, retryable, with the rank, what it holds, its limit and the remedy; `.storeDamaged` when a
     ///   rank writes no more.
     func checkTakesTokens(_ entries: [StepRequest.Entry]) throws(ServiceError) {
-        let isNew = entries.contains { !cache.hasLayer(of: $0.sequence, beyond: $0.positions.upperBound - 1) }
+        let isNew = entries.contains {
+            !cache.hasLayer(of: $0.sequence, beyond: Position($0.positions.upperBound - 1))
+        }
         guard isNew else { return }
         if let refusal = cache.refusal ?? cache.crowding { throw refusal }
         if let refusal = coordinator.otherRefusals.first { throw refusal }

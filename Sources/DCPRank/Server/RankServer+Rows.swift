@@ -17,7 +17,7 @@ extension RankServer {
         do throws(ServiceError) {
             try checkServing(call.epoch)
             let byteCount = try cache.rowsByteCount(
-                sequence: request.sequence, layer: request.layer, positions: request.positions)
+                sequence: request.sequence, layer: request.layer, positions: Range<Position>(request.positions))
             guard byteCount <= Self.rowsByteCountMax else {
                 throw ServiceError(
                     .invalidRequest,
@@ -72,8 +72,8 @@ extension ShardCache {
             let bytes = UnsafeMutableRawBufferPointer(rebasing: bytes[..<byteCount])
             result = Result { () throws(ServiceError) in
                 try rows(
-                    sequence: request.sequence, layer: request.layer, positions: request.positions, into: bytes,
-                    goesOn: goesOn)
+                    sequence: request.sequence, layer: request.layer, positions: Range<Position>(request.positions),
+                    into: bytes, goesOn: goesOn)
             }
             return byteCount
         }

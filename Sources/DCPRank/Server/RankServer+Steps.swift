@@ -44,7 +44,7 @@ extension RankServer {
         request.entries.allSatisfy { entry in
             cursors.holds(
                 entry.contextEnd(appends: request.appends), of: entry.sequence, layer: layer,
-                length: cache.layer(layer, of: entry.sequence)?.length ?? 0)
+                length: cache.layer(layer, of: entry.sequence)?.length.value ?? 0)
         }
     }
 
@@ -70,8 +70,9 @@ extension RankServer {
         for entry in entries {
             do throws(ServiceError) {
                 // A step whose append failed or never began has nothing in the cache.
-                if let found = cache.layer(layer, of: entry.sequence), found.length > entry.position {
-                    try cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
+                let start = Position(entry.position)
+                if let found = cache.layer(layer, of: entry.sequence), found.length > start {
+                    try cache.rewind(sequence: entry.sequence, layer: layer, length: start)
                 }
             } catch {
                 // The sequence was closed meanwhile: the tokens are gone with what they were part of.

@@ -22,7 +22,8 @@ extension RankServer {
         }
         let cache = cache
         onComputeThread { () throws(ServiceError) in
-            let ids = try cache.tokenIDs(of: request.sequence, request.start..<request.start + request.count)
+            let start = Position(request.start)
+            let ids = try cache.tokenIDs(of: request.sequence, start..<start + request.count)
             let annotation = request.wantsAnnotation ? try cache.annotation(of: request.sequence) : nil
             return ReadTokens.Reply(ids: ids, annotation: annotation)
         } then: { [self] in
@@ -52,7 +53,7 @@ extension RankServer {
         onComputeThread { () throws(ServiceError) in
             let found = try cache.match(
                 model: question.model, scope: question.scope, ids: question.ids, excluding: Set(question.excluding))
-            return MatchTokens.Reply(found.map { HeldLength(sequence: $0.sequence, length: $0.length) })
+            return MatchTokens.Reply(found.map { HeldLength(sequence: $0.sequence, length: $0.length.value) })
         } then: { [self] result in
             counters.prefixMatches.note(result)
             if let found = try? result.get().found { uses.note([found.sequence]) }

@@ -81,7 +81,7 @@ extension StepWork {
         // From what the first query of an entry sees; the others see nothing before it.
         let wanted = request.entries.map {
             let first = plan.attention.visibility.first(seenFrom: $0.position)
-            return ($0.sequence, first..<$0.contextEnd(appends: plan.appends))
+            return ($0.sequence, Range<Position>(first..<$0.contextEnd(appends: plan.appends)))
         }
         let conversion = Kept(QueryConversion(heads: allHeads, parts, plan, limits))
         let converted = Kept<QueryRows?>(nil)
@@ -118,7 +118,7 @@ extension StepWork {
 
     /// - Returns: nil after blocks were checked that have not been used since the start, as long as there may be more.
     private func contexts(
-        _ wanted: [(sequence: SequenceID, positions: Range<Int>)]
+        _ wanted: [(sequence: SequenceID, positions: Range<Position>)]
     ) throws(ServiceError) -> [ContextReader]? {
         var hasChecked = false
         do throws(ServiceError) {

@@ -110,11 +110,12 @@ final class StepWork: Sendable {
                 guard tokenCount < Self.tokensAtOnce else { return }
                 if plan.queryMode == .absent {
                     hasRoom = try cache.appendIfRoom(
-                        sequence: entry.sequence, layer: layer, positions: entry.positions, owned: rows,
-                        from: appended.row)
+                        sequence: entry.sequence, layer: layer, positions: Range<Position>(entry.positions),
+                        owned: rows, from: appended.row)
                 } else {
                     hasRoom = try cache.appendIfRoom(
-                        sequence: entry.sequence, layer: layer, position: entry.position, rows: rows, tokens: tokens)
+                        sequence: entry.sequence, layer: layer, position: Position(entry.position), rows: rows,
+                        tokens: tokens)
                 }
                 guard hasRoom else { return }
                 appended.next += 1
@@ -139,7 +140,7 @@ final class StepWork: Sendable {
     private func takeBack() {
         for entry in request.entries.prefix(appended.withLock(\.next)) {
             // Fails for a sequence that was closed meanwhile: its tokens are gone with it.
-            try? cache.rewind(sequence: entry.sequence, layer: layer, length: entry.position)
+            try? cache.rewind(sequence: entry.sequence, layer: layer, length: Position(entry.position))
         }
     }
 

@@ -57,7 +57,7 @@ func open(_ directory: String) throws -> ShardCache {
 }
 
 func write(_ cache: ShardCache) throws {
-    var position = cache.state(of: sequence)?.committedLength ?? 0
+    var position = cache.state(of: sequence)?.committedLength.value ?? 0
     while true {
         let count = 1 + position % 7
         for layer in 0..<layers {
@@ -66,7 +66,8 @@ func write(_ cache: ShardCache) throws {
                 try numbers.withUnsafeBytes { bytes in
                     guard let base = bytes.baseAddress else { return }
                     let rows = KeyValueRows(dataType: .float32, keys: base, values: base + 32, tokens: 1)
-                    try cache.append(sequence: sequence, layer: layer, position: token, rows: rows, tokens: 0..<1)
+                    try cache.append(
+                        sequence: sequence, layer: layer, position: Position(token), rows: rows, tokens: 0..<1)
                 }
             }
         }
@@ -74,8 +75,10 @@ func write(_ cache: ShardCache) throws {
         position += count
         try wait {
             cache.commit(
-                [CommitPart(sequence, length: position, tokens: tokens, annotation: Array("\(position)".utf8))],
-                completion: $0)
+                [
+                    CommitPart(
+                        sequence, length: Position(position), tokens: tokens, annotation: Array("\(position)".utf8))
+                ], completion: $0)
         }
         report("\(position)")
         // Now and then back into a sealed block, so that deletions are killed too.
@@ -83,15 +86,15 @@ func write(_ cache: ShardCache) throws {
             position -= 40
             // Announced before, since it may be durable before it is reported.
             report("\(position)")
-            try wait { cache.truncate(sequence, length: position, completion: $0) }
+            try wait { cache.truncate(sequence, length: Position(position), completion: $0) }
         }
     }
 }
 
 func verify(_ cache: ShardCache, _ acknowledged: Int) throws -> Bool {
-    guard let length = cache.state(of: sequence)?.committedLength, length >= acknowledged else { return false }
+    guard let length = cache.state(of: sequence)?.committedLength.value, length >= acknowledged else { return false }
     for layer in 0..<layers {
-        let context = try cache.context(sequence: sequence, layer: layer, length: length)
+        let context = try cache.context(sequence: sequence, layer: layer, length: Position(length))
         var found = [Float](repeating: 0, count: 16)
         for token in 0..<context.tokens {
             found.withUnsafeMutableBytes { bytes in
@@ -102,11 +105,11 @@ func verify(_ cache: ShardCache, _ acknowledged: Int) throws -> Bool {
         }
     }
     let ids = (0..<length).map(tokenID)
-    guard try cache.tokenIDs(of: sequence, 0..<length) == ids, length > 0 else { return length == 0 }
+    guard try cache.tokenIDs(of: sequence, Range<Position>(0..<length)) == ids, length > 0 else { return length == 0 }
     // A cut drops it, and the next commit brings another.
     if let annotation = try cache.annotation(of: sequence), annotation != Array("\(length)".utf8) { return false }
     let match = try cache.match(model: ModelID(1), scope: "", ids: ids + [0])
-    return match?.sequence == sequence && match?.length == length
+    return match?.sequence == sequence && match?.length == Position(length)
 }
 
 let arguments = CommandLine.arguments
@@ -120,7 +123,7 @@ do {
     case "write":
         try write(cache)
     case "read":
-        let length = cache.state(of: sequence)?.committedLength ?? 0
+        let length = cache.state(of: sequence)?.committedLength ?? Position(0)
         let reader = try cache.context(sequence: sequence, layer: 0, length: length)
         report("ready")
         _ = FileHandle.standardInput.readDataToEndOfFile()

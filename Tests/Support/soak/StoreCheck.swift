@@ -30,7 +30,7 @@ enum StoreCheck {
             for state in cache.sequences {
                 guard let conversation = wanted[state.id] else { continue }
                 let story = stories[conversation.story]
-                let length = story.position(ofStep: conversation.committedSteps)
+                let length = Position(story.position(ofStep: conversation.committedSteps))
                 guard state.committedLength == length else {
                     throw SoakFailure("\(state.id) has \(state.committedLength) tokens on \(rank), not \(length)")
                 }
@@ -58,7 +58,8 @@ enum StoreCheck {
     }
 
     private static func compare(
-        _ cache: ShardCache, _ sequence: SequenceID, _ story: Story, layer: Int, length: Int, _ shape: ClusterShape,
+        _ cache: ShardCache, _ sequence: SequenceID, _ story: Story, layer: Int, length: Position,
+        _ shape: ClusterShape,
         _ rank: RankIndex
     ) throws -> Int {
         // Checks the checksum of every block and row on the way.

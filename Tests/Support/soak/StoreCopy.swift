@@ -24,7 +24,7 @@ struct StoreCopy {
         let cache = try ShardCache.open(directory: scratch, rank: rank, cluster: shape)
         defer { cache.close() }
         mark = cache.mark
-        held = Dictionary(uniqueKeysWithValues: cache.sequences.map { ($0.id, $0.committedLength) })
+        held = Dictionary(uniqueKeysWithValues: cache.sequences.map { ($0.id, $0.committedLength.value) })
     }
 
     /// Puts it in the place of the store, and the store in its place. Again undoes that.
