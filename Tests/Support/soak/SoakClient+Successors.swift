@@ -37,7 +37,16 @@ extension SoakClient {
         }
         try check(progress, conversations[index])
         tally.update { $0.interruptedClients[interruption.rawValue, default: 0] += 1 }
-        try await append(index, steps: Int.random(in: 1...4, using: &random), commitEvery: 1, from: progress)
+        let steps = Int.random(in: 1...4, using: &random)
+        do {
+            try await append(index, steps: steps, commitEvery: 1, from: progress)
+        } catch let error as ServiceError where error.code == .claimed && last != nil {
+            // The request that it ended in was its first of this sequence, and claimed it. Connections are not in order with
+            // each other: the claim of the one that died may come after that of the one that goes on.
+            let again = try await resume(index, after: nil)
+            try check(again, conversations[index])
+            try await append(index, steps: steps, commitEvery: 1, from: again)
+        }
     }
 
     /// Does the part of a token's work that comes before the end. An outage lets it end the sooner.
