@@ -31,14 +31,15 @@ struct HTTPService: Service {
     static let headerByteCountMax = 8192
     static let headersMax = 64
 
+    /// Ends with the process: a connection that closes while the daemon stops still has work for it.
+    private static let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+
     /// - Throws: `.invalidConfiguration` when it cannot listen there.
     func run() async throws {
         if case .unix(let path) = address { try checkUnused(path) }
-        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         do {
-            try await serve(on: group)
+            try await serve(on: Self.group)
         } catch {
-            try await group.shutdownGracefully()
             guard !(error is CancellationError) else { return }
             throw ServiceError(
                 .invalidConfiguration,
@@ -47,7 +48,6 @@ struct HTTPService: Service {
             )
         }
         if case .unix(let path) = address { unlink(path) }
-        try await group.shutdownGracefully()
     }
 
     private func serve(on group: MultiThreadedEventLoopGroup) async throws {
