@@ -30,7 +30,9 @@ public struct Caller: Hashable, Sendable {
     /// A client that connects where clients are not authenticated.
     public static let unlimited = Caller(identity: "", right: .administer)
 
-    /// - Parameter what: a request, for the message; evaluated only for that, since every request is checked.
+    /// - Parameters:
+    ///   - needed: the least right that the request takes.
+    ///   - what: the request, for the message; evaluated only for that, since every request is checked.
     /// - Throws: `.accessDenied` with the missing right and how to grant it.
     public func check(_ needed: ClientRight, for what: @autoclosure () -> String) throws(ServiceError) {
         guard right < needed else { return }
@@ -45,7 +47,9 @@ public struct Caller: Hashable, Sendable {
         right == .administer || right == .use && (owner.isEmpty || owner == identity)
     }
 
-    /// - Parameter sequence: for the message, as above.
+    /// - Parameters:
+    ///   - sequence: for the message, as above.
+    ///   - owner: the identity of its owner; empty for none.
     /// - Throws: `.accessDenied` with the owner, the missing right and how to grant it.
     public func checkChange(of sequence: @autoclosure () -> String, ownedBy owner: String) throws(ServiceError) {
         guard !mayChange(ownedBy: owner) else { return }

@@ -54,7 +54,9 @@ public struct Claim: Hashable, Comparable, Sendable, CustomStringConvertible {
 
     public init(_ value: UInt64) { self.value = value }
 
-    /// - Parameter number: rises with each claim of one epoch.
+    /// - Parameters:
+    ///   - epoch: the one in which the coordinator gives the claim.
+    ///   - number: rises with each claim of one epoch.
     public init(in epoch: Epoch, number: UInt64) { value = epoch.value << 32 | number }
 
     /// No claim; it is never the latest.

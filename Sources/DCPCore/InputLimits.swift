@@ -44,8 +44,12 @@ public struct InputLimits: Hashable, Sendable {
 
     /// Checks a tensor `[heads][tokens][dim]` in its wire format.
     /// - Parameters:
+    ///   - tensor: which of a step's three.
     ///   - bytes: elements of `dataType`, unaligned.
+    ///   - dataType: the dtype on the wire.
     ///   - firstHead: the number of its first head, for the message.
+    ///   - tokens: the number of tokens.
+    ///   - dim: the dimensions of a head.
     ///   - number: of a token of the tensor among the step's, for the message.
     /// - Throws: `.invalidRequest`, with the first number that is NaN, infinite or beyond its limit.
     public func check(
@@ -91,7 +95,9 @@ extension DataType {
     }
 
     /// The index of the first element that is larger in magnitude than a positive limit, or NaN; nil when there is none.
-    /// - Parameter bytes: little-endian elements, unaligned.
+    /// - Parameters:
+    ///   - limit: positive.
+    ///   - bytes: little-endian elements, unaligned.
     public func firstBeyond(_ limit: Float, in bytes: UnsafeRawBufferPointer) -> Int? {
         // The bits of a number without its sign are an integer that grows with the magnitude, and NaN is above all of
         // them. An addition makes exactly the numbers beyond the limit overflow into the sign bit. The loop handles two

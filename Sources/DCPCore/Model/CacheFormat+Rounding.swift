@@ -5,6 +5,7 @@ extension CacheFormat {
     /// Rows as a cache of this format gives them back, in its `rowType` as Float32: the same bits.
     /// - Parameters:
     ///   - rows: `[rows][dim]`, finite.
+    ///   - dim: the dimensions of a row.
     ///   - areKeys: and not values; keys of `int8` are rotated.
     public func rounded(_ rows: [Float], dim: Int, areKeys: Bool) -> [Float] {
         guard !hasScales else {

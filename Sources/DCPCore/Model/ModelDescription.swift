@@ -29,7 +29,11 @@ public struct ModelDescription: Hashable, Sendable {
     /// The same in the dtype that rows are read back as.
     public var rowByteCount: Int { kindOfLayer.reduce(0) { $0 + kinds[Int($1)].rowByteCount(kvFormat.rowType) } }
 
-    /// - Parameter sinks: for each layer, one number for each query head if its kind has sinks, otherwise none.
+    /// - Parameters:
+    ///   - layers: the attention of each.
+    ///   - kvFormat: how the cache keeps keys and values.
+    ///   - sinks: for each layer, one number for each query head if its kind has sinks, otherwise none.
+    ///   - revision: what identifies weights and settings, such as a hash; nil for none.
     /// - Throws: `.invalidModel`, with the value, the limit and the remedy.
     public init(
         layers: [LayerAttention], kvFormat: CacheFormat, sinks: [[Float]]? = nil, revision: String? = nil

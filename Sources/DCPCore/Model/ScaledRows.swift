@@ -24,6 +24,7 @@ extension CacheFormat {
     /// - Precondition: the format has scales.
     /// - Parameters:
     ///   - rows: `[rows][dim]`, finite.
+    ///   - dim: the dimensions of a row.
     ///   - areKeys: and not values; keys of `int8` are rotated.
     public func scaled(_ rows: [Float], dim: Int, areKeys: Bool) -> ScaledRows {
         precondition(hasScales, "a cache of \(name) has no scales")
@@ -47,7 +48,10 @@ extension CacheFormat {
     }
 
     /// The numbers of such rows, as a cache gives them back.
-    /// - Parameter areRotated: that is keys of `int8`, as a cache keeps them.
+    /// - Parameters:
+    ///   - scaled: rows as `scaled(_:dim:areKeys:)` makes them.
+    ///   - dim: the dimensions of a row.
+    ///   - areRotated: that is keys of `int8`, as a cache keeps them.
     /// - Returns: `[rows][dim]`; NaN for a byte of `fp8` that e4m3 has for NaN, which no cache keeps.
     public func numbers(_ scaled: ScaledRows, dim: Int, areRotated: Bool) -> [Float] {
         precondition(hasScales, "a cache of \(name) has no scales")
