@@ -87,7 +87,7 @@ build: deps
 # bring: the daemons take the first, and dcpctl's certificates the second.
 LOCAL := dcpctl dcp-rank dcp-coordinator
 local: deps
-	@[ -x $(BIN)/dcp-coordinator ] || echo "Building $(LOCAL) and what they stand on: 7 to 14 minutes on two cores, later seconds."
+	@[ -x $(BIN)/dcp-coordinator ] || echo "Building $(LOCAL) and what they stand on: 7 to 15 minutes on two cores, later seconds."
 	for program in $(LOCAL); do $(SWIFT_BUILD) --product $$program || exit 1; done
 
 # Three layers of SmolLM2 read 231 tokens in chunks of 96 and write 89. Kernels that compute in float32 stay below 2e-5.
