@@ -49,32 +49,24 @@ static inline float divided(float sum, float divisor) {
     return sum <= FLT_MAX && sum >= -FLT_MAX ? largest : mean;
 }
 
-// A row of one piece, as most entries of a batch have it: there is nothing to weigh.
-static inline void finish_piece(int64_t value_dim, int32_t shift, float maximum, float sum, const float *output,
-                                float *restrict result, double *lse) {
-    if (sum == 0.0f) {
+// The end of a row: `sums` and `total` are of weights 2^shift times as small as e^(score - highest). `result` may be `sums`.
+static inline void end_row(int64_t value_dim, const float *sums, double total, float highest, int shift, float *result,
+                           double *lse) {
+    if (total == 0.0) {
         for (int64_t d = 0; d < value_dim; d++) result[d] = 0.0f;
         *lse = -INFINITY;
         return;
     }
-    // The exponents of infinities and NaN are all ones, and adding 1 to them overflows. Looking for one in integers takes a
-    // third of the operations of `divided`, which is needed only then.
-    uint32_t overflow = 0;
-    for (int64_t d = 0; d < value_dim; d++) {
-        const union { float number; uint32_t bits; } mean = {.number = output[d] / sum};
-        overflow |= (mean.bits & 0x7FFFFFFFu) + 0x00800000u;
-        result[d] = mean.number;
-    }
-    if (overflow >> 31) {
-        for (int64_t d = 0; d < value_dim; d++) result[d] = divided(output[d], sum);
-    }
-    *lse = (double)maximum + log(ldexp(sum, shift));
+    const float divisor = (float)total;
+    for (int64_t d = 0; d < value_dim; d++) result[d] = divided(sums[d], divisor);
+    *lse = (double)highest + log(ldexp(total, shift));
 }
 
 void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, int64_t value_dim, int32_t shift,
                     const float *maximum, const float *sum, const float *output, float *restrict result, double *lse) {
+    // As most entries of a batch have it: there is nothing to weigh.
     if (pieces == 1) {
-        finish_piece(value_dim, shift, *maximum, *sum, output, result, lse);
+        end_row(value_dim, output, *sum, *maximum, shift, result, lse);
         return;
     }
     float highest = -INFINITY;
@@ -105,13 +97,7 @@ void dcp_finish_row(int64_t pieces, int64_t row_stride, int64_t output_stride, i
             add_pieces(count, weights, part + d, output_stride, value_dim, finish_dims, result + d);
         if (d < value_dim) add_pieces(count, weights, part + d, output_stride, value_dim, value_dim - d, result + d);
     }
-    if (total == 0.0) {
-        *lse = -INFINITY;
-        return;
-    }
-    const float divisor = (float)total;
-    for (int64_t d = 0; d < value_dim; d++) result[d] = divided(result[d], divisor);
-    *lse = (double)highest + log(ldexp(total, shift + halvings));
+    end_row(value_dim, result, total, highest, shift + halvings, result, lse);
 }
 
 void dcp_exp_values(const float *restrict values, int64_t count, float *restrict out) {
