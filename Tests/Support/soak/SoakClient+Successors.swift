@@ -43,9 +43,7 @@ extension SoakClient {
         } catch let error as ServiceError where error.code == .claimed && last != nil {
             // The request that it ended in was its first of this sequence, and claimed it. Connections are not in order with
             // each other: the claim of the one that died may come after that of the one that goes on.
-            let again = try await resume(index, after: nil)
-            try check(again, conversations[index])
-            try await append(index, steps: steps, commitEvery: 1, from: again)
+            try await takeBack(index, steps: steps)
         }
     }
 
@@ -115,9 +113,14 @@ extension SoakClient {
         }
         tally.update { $0.overruledClients[request.rawValue, default: 0] += 1 }
         // It may take the sequence back by asking for it: all of the other's is there, and nothing of its own.
+        try await takeBack(index, steps: 1)
+    }
+
+    /// Takes a sequence from whoever has it, and goes on.
+    private mutating func takeBack(_ index: Int, steps: Int) async throws {
         let progress = try await resume(index, after: nil)
         try check(progress, conversations[index])
-        try await append(index, steps: 1, commitEvery: 1, from: progress)
+        try await append(index, steps: steps, commitEvery: 1, from: progress)
     }
 
     private mutating func takeOver(as story: Int, at steps: Int) async throws {
