@@ -19,7 +19,7 @@ internal import Synchronization
 public final class ShardCache: Sendable {
     public let rank: RankIndex
     public let cluster: ClusterShape
-    let shard: Shard
+    public let shard: Shard
     public let settings: Settings
     public let storeID: StoreID
 

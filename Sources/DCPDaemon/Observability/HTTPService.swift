@@ -38,7 +38,7 @@ struct HTTPService: Service {
     func run() async throws {
         if case .unix(let path) = address { try checkUnused(path) }
         do {
-            try await serve(on: Self.group)
+            try await serve()
         } catch {
             guard !(error is CancellationError) else { return }
             throw ServiceError(
@@ -50,11 +50,11 @@ struct HTTPService: Service {
         if case .unix(let path) = address { unlink(path) }
     }
 
-    private func serve(on group: MultiThreadedEventLoopGroup) async throws {
+    private func serve() async throws {
         let limits = HTTP1Channel.Configuration.DecoderConfiguration(
             maxHeaderFieldSize: Self.headerByteCountMax, maxHeaderListSize: Self.headerByteCountMax,
             maxHeaderFieldCount: Self.headersMax)
-        let open = NIOLoopBoundBox.makeBoxSendingValue(OpenConnections(), eventLoop: group.next())
+        let open = NIOLoopBoundBox.makeBoxSendingValue(OpenConnections(), eventLoop: Self.group.next())
         let channel = HTTP1Channel.Configuration(
             additionalChannelHandlers: [ConnectionDeadline(after: Self.connectionTimeMax, among: open)],
             idleTimeout: Self.idleTimeout, httpDecoderConfiguration: limits)
@@ -84,7 +84,7 @@ struct HTTPService: Service {
                 }
                 log.logger.notice("HTTP endpoint listening", metadata: ["endpoint": "\(place)"])
             },
-            eventLoopGroupProvider: .shared(group), logger: quiet)
+            eventLoopGroupProvider: .shared(Self.group), logger: quiet)
         try await application.run()
     }
 

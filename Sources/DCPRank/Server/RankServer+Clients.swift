@@ -193,10 +193,9 @@ extension RankServer {
 
     private func status(of sequence: SequenceID) throws(ServiceError) -> SequenceStatus {
         guard let state = cache.state(of: sequence) else { throw unknown(sequence) }
-        let shard = Shard(cluster.layout, contextRank: cluster.contextRank(of: configuration.rank))
         return SequenceStatus(
             sequence: state.id, committedLength: state.committedLength.value,
-            layerLengths: state.layerLengths.map(\.value), localTokens: shard.count(of: state.committedLength),
+            layerLengths: state.layerLengths.map(\.value), localTokens: cache.shard.count(of: state.committedLength),
             claim: state.claim, intactLength: state.intactLength.value,
             tokenIDs: state.areIDsIntact ? state.tokenIDs : 0)
     }
