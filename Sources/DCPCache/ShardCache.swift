@@ -197,7 +197,7 @@ public final class ShardCache: Sendable {
     }
 
     func unknown(_ id: SequenceID) -> ServiceError {
-        fail(.unknownSequence, "\(id) is not in the store of \(rank); open it first.")
+        failure ?? fail(.unknownSequence, "\(id) is not in the store of \(rank); open it first.")
     }
 
     /// Runs a store access, with its error in the words of the service.

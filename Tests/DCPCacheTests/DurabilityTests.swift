@@ -145,6 +145,9 @@ struct DurabilityTests {
         // A second attempt succeeds on a kernel that has forgotten; not here.
         expect(.storeDamaged) { try rig.commit(1, 43) }
         expect(.storeDamaged) { try rig.truncate(1, 10) }
+        // Nobody is told that a sequence is unknown whose opening was refused.
+        expect(.storeDamaged) { try rig.open(2) }
+        expect(.storeDamaged, "nothing more is written", "restart") { try rig.append(2, layer: 0, at: 0, [1]) }
         #expect(rig.cache.refusal?.code == .storeDamaged)
         #expect(try rig.state(1).committedLength == 40)
         #expect(try rig.holds(1, tags(40)))

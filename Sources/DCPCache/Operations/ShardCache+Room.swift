@@ -51,9 +51,16 @@ extension ShardCache {
                 "The disk of the store of \(rank) is full or refuses writes (\(String(cString: strerror(code)))) at \(used) "
                     + "of \(capacity) bytes: new tokens are refused until the disk accepts writes again; free space "
                     + "on it, or close or truncate sequences.")
-        case .failed(let error):
-            return fail(.storeDamaged, error.message)
+        case .failed: return failure
         }
+    }
+
+    /// Why nothing more is written until the rank is restarted, nil while the store takes writes or may again.
+    ///
+    /// What the directory holds may be missing here then: its opening was refused.
+    public var failure: ServiceError? {
+        guard case .failed(let error) = health.condition else { return nil }
+        return fail(.storeDamaged, error.message)
     }
 
     /// Why no new tokens are taken at this moment although there is room: what is appended and not committed would fill it.

@@ -62,7 +62,7 @@ extension RankServer {
                 "\(sequence) was closed to make room, or because it had not been used for its time to live; open it "
                     + "again, prefill it, and pin it if it must stay (dcpctl sequence pin).")
         }
-        return ServiceError(.unknownSequence, "\(sequence) is not open; open it again.")
+        return cache.failure ?? ServiceError(.unknownSequence, "\(sequence) is not open; open it again.")
     }
 
     func room(_ statistics: CacheStatistics) -> StoreRoom {

@@ -158,6 +158,11 @@ extension SimulatedClient {
                 // A status is answered in any epoch. Only in the client's own do the lengths have to be what it knows.
                 recover(after: ServiceError(.staleEpoch, "The membership changed meanwhile."))
             case .success(let answers):
+                // A rank whose store has failed may lack what has been opened since.
+                let refusals = answers.sorted { $0.key < $1.key }.flatMap(\.value.answers).compactMap {
+                    if case .failure(let error) = $0 { error } else { nil }
+                }
+                if let failed = refusals.first(where: simulation.isAwaitingRestart) { return recover(after: failed) }
                 done(
                     answers.mapValues { reply in
                         // One that a rank has not, or not whole, is missing.
