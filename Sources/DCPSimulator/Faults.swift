@@ -76,8 +76,11 @@ final class Faults: @unchecked Sendable {
             rank.restoreOlder()
             restart(rank, downTime)
         case .lostState, .olderState:
-            // Of an acknowledged open or commit that a rank has lost with its power, only the directory knows.
-            guard simulation.knobs.keepsAcknowledged, !simulation.ranks.contains(where: \.hasOlderStore) else { return }
+            // Of an acknowledged open or commit that a rank has lost with its power, only the directory knows. That a
+            // copy of a rank's store is an older one, it alone knows as well: an operator keeps copies away from adoption.
+            guard simulation.knobs.keepsAcknowledged,
+                !simulation.ranks.contains(where: { $0.hasOlderStore || $0.hasTwin })
+            else { return }
             simulation.coordinator.loseState(forOlder: kind == .olderState)
             simulation.restart(after: .nanoseconds(downTime)) { [simulation] in simulation.coordinator.start() }
         case .restoredState:
