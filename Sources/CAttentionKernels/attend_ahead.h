@@ -10,6 +10,7 @@
 #ifndef DCP_ATTEND_AHEAD_H
 #define DCP_ATTEND_AHEAD_H
 
+#include "apart_word.h"
 #include "strips.h"
 
 enum { dcp_group_tokens = 64, dcp_tile_rows = 4 };
@@ -73,6 +74,10 @@ typedef struct {
     float scores[dcp_attention_rows_max][dcp_group_tokens];
     // For formats with scales: scores are multiplied by those of keys, and weights by those of values.
     float key_scales[dcp_group_tokens], value_scales[dcp_group_tokens];
+    // For formats with words (attend_apart.h): what a token keeps apart, times the scale of scores, and of which dimension.
+    float apart_values[dcp_group_tokens];
+    int32_t apart_dims[dcp_group_tokens];
+    int32_t apart, apart_dim; // whether any token has a word; the dimension if all have the same
 #ifdef DCP_BYTE_DOT
     uint8_t byte_weights[2][dcp_attention_rows_max][dcp_group_tokens]; // high bytes, low bytes
     float weight_units[dcp_attention_rows_max];

@@ -12,6 +12,8 @@
 //   vec_from_f16, vec_from_f16_some  as many f16 elements, widened
 //   words_load, words_load_some, words_low, words_high
 //   vec_mul_nonzero(a, b)            the product; 0 where a is 0, whatever b is
+//   vec_fma_nonzero(a, b, c)         a * b + c, one rounding; c where a is 0, whatever b is
+//   vec_look_up(table, count, at)    of `count` numbers those at as many 32-bit indices, all below `count`
 //   dcp_halves                       a vector of as many 16-bit pairs of bytes: halves_load, halves_load_some
 //   halves_low_e4m3, halves_high_e4m3
 //                                    the low or the high byte of each pair, an e4m3, widened, times 2^-8
@@ -59,6 +61,7 @@
 #ifndef DCP_ATTEND_VECTOR_H
 #define DCP_ATTEND_VECTOR_H
 
+#include "attend_apart.h"
 #include "attend_tiles.h"
 #include "attend_weights.h"
 
@@ -203,7 +206,9 @@ DCP_INLINE void dcp_attend_panel(int type, int is_wide, int is_ranged, float *wi
         // before they are read.
         if (is_ranged) dcp_see_group(&group, visible, (int32_t)first);
         if (dcp_has_scales(type)) dcp_load_scales(type, &group, keys);
+        if (dcp_has_words(type)) dcp_load_words_apart(&group, keys);
         dcp_score_group(type, is_wide, is_widened, &group);
+        if (dcp_has_words(type)) dcp_add_words_apart(&group);
         dcp_weigh_group(type, is_ranged, &group);
         dcp_value_group(type, is_wide, is_widened, is_ranged, &group);
     }

@@ -51,6 +51,13 @@ static inline void dcp_to_int8(const float *restrict row, int64_t dim, float sca
     }
 }
 
+// Converts a row, of which `most` is the largest magnitude, and returns its scale.
+static inline float dcp_int8_row(const float *row, int64_t dim, float most, uint8_t *bytes) {
+    const float scale = dcp_largest_scale(most, 127.0f, 0x1.02p121f);
+    dcp_to_int8(row, dim, scale, bytes);
+    return scale;
+}
+
 // Rounds to the nearest e4m3, ties to even, and saturates at 448.
 static inline void dcp_to_fp8(const float *restrict row, int64_t dim, float scale, uint8_t *restrict bytes) {
     const float inverse = 1.0f / scale;
@@ -86,27 +93,6 @@ static inline float dcp_fp8_row(const float *row, int64_t dim, float most, uint8
     const float scale = dcp_largest_scale(most, 448.0f, 0x1.248p119f);
     dcp_to_fp8(row, dim, scale, bytes);
     return scale;
-}
-
-// Converts a row to bytes. Keys of int8 are rotated in place, so their numbers are lost. Returns the scale, or infinity if
-// a number is not finite; the bytes are then 0.
-static inline float dcp_to_bytes(int format, int is_key, float *row, int64_t dim, uint8_t *bytes) {
-    if (format == dcp_int8 && is_key) dcp_rotate(row, dim);
-    const float most = dcp_row_magnitude(row, dim);
-    if (!(most < INFINITY)) {
-        memset(bytes, 0, (size_t)dim);
-        return INFINITY;
-    }
-    if (format == dcp_fp8) return dcp_fp8_row(row, dim, most, bytes);
-    const float scale = dcp_largest_scale(most, 127.0f, 0x1.02p121f);
-    dcp_to_int8(row, dim, scale, bytes);
-    return scale;
-}
-
-static inline void dcp_from_bytes(int format, int is_key, const uint8_t *restrict bytes, int64_t dim, float scale,
-                                  float *restrict row) {
-    for (int64_t d = 0; d < dim; d++) row[d] = dcp_byte_value(format, bytes[d]) * scale;
-    if (format == dcp_int8 && is_key) dcp_rotate_back(row, dim);
 }
 
 #endif

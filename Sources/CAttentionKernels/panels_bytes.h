@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Panels of formats with scales: bytes as K [Dk/i][blockTokens][i] and V [Dv/64][blockTokens/i][64][i], i of them
-// interleaved. The scales of its tokens follow each panel. A file for an instruction set includes this inside its target
+// interleaved. The scales of its tokens follow each panel, and behind those of int8 keys stand their words. A file for an instruction set includes this inside its target
 // bracket and passes its function that widens rows. The compiler vectorises the loops, whose bits are the same for all
 // sets.
 //
@@ -10,6 +10,7 @@
 
 #include <math.h>
 
+#include "apart.h"
 #include "bytes.h"
 #include "strips.h"
 
@@ -21,6 +22,31 @@ DCP_BYTES_INLINE uint8_t dcp_key_offset(int format) { return format == dcp_int8 
 
 DCP_BYTES_INLINE float *dcp_scales_of(void *panel, int64_t dim, int64_t block_tokens) {
     return (float *)((char *)panel + dim * block_tokens);
+}
+DCP_BYTES_INLINE uint32_t *dcp_words_of_keys(void *panel, int64_t dim, int64_t block_tokens) {
+    return (uint32_t *)((char *)panel + (dim + 4) * block_tokens);
+}
+
+// Converts a row, which is lost, to bytes and, if it is a key of a format that has words, a word; otherwise that is 0. Returns
+// the scale, or infinity if a number is not finite; the bytes are then 0.
+DCP_BYTES_INLINE float dcp_to_bytes(int format, int is_key, float *row, int64_t dim, uint8_t *bytes, uint32_t *word) {
+    if (dcp_has_words(format) && is_key) return dcp_key_to_int8(row, dim, bytes, word);
+    *word = 0;
+    const float most = dcp_row_magnitude(row, dim);
+    if (most < INFINITY) {
+        return format == dcp_fp8 ? dcp_fp8_row(row, dim, most, bytes) : dcp_int8_row(row, dim, most, bytes);
+    }
+    memset(bytes, 0, (size_t)dim);
+    return INFINITY;
+}
+
+DCP_BYTES_INLINE void dcp_from_bytes(int format, int is_key, const uint8_t *restrict bytes, int64_t dim, float scale,
+                                     uint32_t word, float *restrict row) {
+    if (dcp_has_words(format) && is_key) {
+        dcp_key_from_int8(bytes, dim, scale, word, row);
+    } else {
+        for (int64_t d = 0; d < dim; d++) row[d] = dcp_byte_value(format, bytes[d]) * scale;
+    }
 }
 
 // The place of dimension `dim` of a token in a panel.
@@ -79,9 +105,11 @@ DCP_BYTES_INLINE int dcp_write_byte_rows(dcp_rows_converter *widen, int from, in
         for (int64_t t = 0; t < some; t++) {
             float row[dcp_rotated_max];
             widen(from, rows + source[done + t] * row_bytes, dim, row);
-            const float scale = dcp_to_bytes(to, !is_value, row, dim, bytes[t]);
+            uint32_t word;
+            const float scale = dcp_to_bytes(to, !is_value, row, dim, bytes[t], &word);
             finite &= scale < INFINITY;
             scales[first + done + t] = scale;
+            if (dcp_has_words(to) && !is_value) dcp_words_of_keys(panel, dim, block_tokens)[first + done + t] = word;
         }
         if (is_value) {
             dcp_put_values(to, (const uint8_t(*)[dcp_rotated_max])bytes, some, dim, block_tokens, panel, first + done);
@@ -124,11 +152,13 @@ DCP_BYTES_INLINE void dcp_read_byte_rows(int format, int is_value, const uint8_t
                                          int64_t block_tokens, int64_t first, int64_t count, char *out,
                                          int64_t stride) {
     const float *scales = dcp_panel_scales(panel, dim, block_tokens);
+    const uint32_t *words = dcp_panel_words(panel, dim, block_tokens);
+    const int has_words = dcp_has_words(format) && !is_value;
     for (int64_t t = 0; t < count; t++, out += stride) {
         uint8_t bytes[dcp_rotated_max];
         float row[dcp_rotated_max];
         dcp_take_bytes(format, is_value, panel, dim, block_tokens, first + t, bytes);
-        dcp_from_bytes(format, !is_value, bytes, dim, scales[first + t], row);
+        dcp_from_bytes(format, !is_value, bytes, dim, scales[first + t], has_words ? words[first + t] : 0, row);
         memcpy(out, row, 4 * (size_t)dim);
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keys of int8 panels are rotated, and queries with them. Their dot products stay the same, and a dimension that stands
 // out, as in trained models, is spread over all dimensions. One scale for each token is then enough: with a dimension 100
-// times as large as the others, results are off by 2.7 %, and by 34 without the rotation. A scale for each dimension of a
-// block would serve as well, but the bits of a token would depend on those beside it, and so on what was cut off since.
+// times as large as the others, results are off by 2.7 %, and by 34 without the rotation; apart.h takes it to less than 1. A
+// scale for each dimension of a block would serve as well, but the bits of a token would depend on those beside it, and so
+// on what was cut off since.
 //
 // The rotation flips signs, then applies a Walsh-Hadamard transform to the first 2^k dimensions and, if there are more,
 // another to the last 2^k. Each sum is of two numbers, in a fixed order, so all instruction sets give the same bits.
@@ -48,16 +49,22 @@ static inline void dcp_transform_level(const float *restrict from, int64_t size,
     }
 }
 
+// 1 / sqrt(size): what sums and differences of all levels are multiplied by.
+static inline float dcp_rotation_unit(int64_t size) {
+    int levels = 0;
+    for (int64_t left = size; left > 1; left /= 2) levels++;
+    return (levels % 2 ? 0.70710678118654752f : 1.0f) / (float)(1 << levels / 2);
+}
+
 static inline void dcp_transform(float *row, int64_t size) {
     float other[512];
     float *from = row, *to = other;
-    int levels = 0;
-    for (int64_t left = size; left > 1; left /= 2, levels++) {
+    for (int64_t left = size; left > 1; left /= 2) {
         dcp_transform_level(from, size, to);
         float *const taken = from;
         from = to, to = taken;
     }
-    const float unit = (levels % 2 ? 0.70710678118654752f : 1.0f) / (float)(1 << levels / 2);
+    const float unit = dcp_rotation_unit(size);
     for (int64_t i = 0; i < size; i++) row[i] = from[i] * unit;
 }
 

@@ -29,11 +29,13 @@ void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t fi
     case dcp_int8:
     case dcp_fp8: {
         const float *scales = dcp_panel_scales(keys, shape->key_dim, shape->block_tokens) + first;
+        const uint32_t *words = dcp_panel_words(keys, shape->key_dim, shape->block_tokens) + first;
         for (int64_t t = 0; t < count; t++) {
             uint8_t bytes[dcp_rotated_max];
             dcp_take_bytes(shape->format, 0, keys, shape->key_dim, shape->block_tokens, first + t, bytes);
             for (int64_t d = 0; d < shape->key_dim; d++)
                 tile[d * stride + t] = dcp_byte_value(shape->format, bytes[d]) * scales[t];
+            if (dcp_has_words(shape->format)) dcp_add_apart_rotated(words[t], tile + t, shape->key_dim, stride);
         }
         break;
     }

@@ -65,6 +65,10 @@ static inline __attribute__((always_inline)) __m256 vec_shifted_exp(__m256 x, in
 #define vec_mul(a, b) _mm256_mul_ps(a, b)
 #define vec_mul_nonzero(a, b)                                                                                          \
     _mm256_and_ps(_mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_UQ), _mm256_mul_ps(a, b))
+#define vec_fma_nonzero(a, b, c)                                                                                       \
+    _mm256_blendv_ps(c, _mm256_fmadd_ps(a, b, c), _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_NEQ_UQ))
+#define vec_look_up(table, count, at)                                                                                  \
+    ((void)(count), _mm256_i32gather_ps(table, _mm256_loadu_si256((const __m256i *)(at)), 4))
 #define vec_max(a, b) _mm256_max_ps(a, b)
 #define vec_load_some(at, n) _mm256_maskload_ps(at, lanes_mask(n))
 #define vec_store_some(at, n, vec) _mm256_maskstore_ps(at, lanes_mask(n), vec)

@@ -21,6 +21,22 @@ enum { dcp_width = 16 };
 #define vec_mul(a, b) _mm512_mul_ps(a, b)
 #define vec_mul_nonzero(a, b)                                                                                          \
     _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ), a, b)
+#define vec_fma_nonzero(a, b, c)                                                                                       \
+    _mm512_mask3_fmadd_ps(a, b, c, _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ))
+// VPERMI2PS takes one of 32 numbers. A gather was faster on an Emerald Rapids: rows of which every token looks up another
+// number took 0 to 12 % longer with it than without words, and 4 to 27 % with this. But Zen 4 has it in microcode.
+static inline __attribute__((always_inline)) __m512 vec_look_up(const float *table, int64_t count, const int32_t *at) {
+    const __m512i index = _mm512_loadu_si512(at), share = _mm512_srli_epi32(index, 5);
+    __m512 found = _mm512_setzero_ps();
+    for (int64_t first = 0; first < count; first += 32) {
+        const int64_t left = count - first, high = left > 16 ? left - 16 : 0;
+        const __m512 a = _mm512_maskz_loadu_ps((__mmask16)(left < 16 ? (1u << left) - 1 : 0xFFFF), table + first);
+        const __m512 b = _mm512_maskz_loadu_ps((__mmask16)(high < 16 ? (1u << high) - 1 : 0xFFFF), table + first + 16);
+        const __mmask16 here = _mm512_cmpeq_epi32_mask(share, _mm512_set1_epi32((int)(first / 32)));
+        found = _mm512_mask_mov_ps(found, here, _mm512_permutex2var_ps(a, index, b));
+    }
+    return found;
+}
 #define vec_max(a, b) _mm512_max_ps(a, b)
 #define vec_sum_lanes(vec) _mm512_reduce_add_ps(vec)
 #define vec_max_lanes(vec) _mm512_reduce_max_ps(vec)

@@ -42,6 +42,11 @@ static inline __attribute__((always_inline)) float32x4_t vec_shifted_exp(float32
 #define vec_mul(a, b) vmulq_f32(a, b)
 #define vec_mul_nonzero(a, b)                                                                                          \
     vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(vmulq_f32(a, b)), vceqzq_f32(a)))
+#define vec_fma_nonzero(a, b, c) vbslq_f32(vceqzq_f32(a), c, vfmaq_f32(c, a, b))
+static inline float32x4_t vec_look_up(const float *table, int64_t count, const int32_t *at) {
+    (void)count;
+    return (float32x4_t){table[at[0]], table[at[1]], table[at[2]], table[at[3]]};
+}
 #define vec_sum_lanes(vec) vaddvq_f32(vec)
 #define vec_max_lanes(vec) vmaxvq_f32(vec)
 #define vec_from_f16(at) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(at)))

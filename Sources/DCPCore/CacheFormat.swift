@@ -9,8 +9,8 @@ public enum CacheFormat: UInt8, CaseIterable, Sendable {
     case bfloat16 = 1
     case float16 = 2
     case float32 = 3
-    /// Bytes with a scale for each token and KV head; keys are rotated first, so that a dimension that stands out is spread
-    /// over all.
+    /// Bytes with a scale for each token and KV head. A number of a key that stands out is kept apart, and keys are rotated,
+    /// so that others are spread over all dimensions.
     case int8 = 4
     /// e4m3 with a scale for each token and KV head. What is e4m3 times a power of two stays what it is.
     case fp8 = 5
@@ -38,6 +38,11 @@ public enum CacheFormat: UInt8, CaseIterable, Sendable {
     public var scaleByteCount: Int { hasScales ? 4 : 0 }
 
     public var hasScales: Bool { self == .int8 || self == .fp8 }
+
+    /// Of the word that a token's key has for each KV head, with a number that stands out; 0 where there is none.
+    public var wordByteCount: Int { hasWords ? 4 : 0 }
+
+    public var hasWords: Bool { self == .int8 }
 
     /// The name in options, files and messages: `bf16`, `f16`, `f32`, `int8`, `fp8`.
     public var name: String {

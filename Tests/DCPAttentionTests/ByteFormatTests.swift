@@ -26,7 +26,8 @@ struct ByteFormatTests {
                     // Rows of any size, some with a number that stands out, some of zeros.
                     let size = Float(sign: .plus, exponent: Int.random(in: -10...10, using: &generator), significand: 1)
                     var row = generator.floats(dim, limit: Int.random(in: 0...9, using: &generator) == 0 ? 0 : size)
-                    if Bool.random(using: &generator) { row[Int.random(in: 0..<dim, using: &generator)] *= 50 }
+                    let factor: Float = [1, 1, 12, 50, 1000].randomElement(using: &generator)!
+                    row[Int.random(in: 0..<dim, using: &generator)] *= factor
                     return row
                 }
                 return Rounding.rounded(rows, to: type)
@@ -121,10 +122,13 @@ struct ByteFormatTests {
         )
     }
 
-    /// Above what *Kernels* states, in parts of the outputs' root mean square, by what draws of few rows differ.
-    private static let stated: [CacheFormat: (spread: Double, trace: Double, outlier: Double)] = [
-        .int8: (0.03, 0.015, 0.06), .fp8: (0.12, 0.06, 0.08),
+    /// Above what *Kernels* states, in parts of the outputs' root mean square, by what draws of few rows differ: of scores of
+    /// sd 1 and sd 4, of layers of a model, and where a dimension of keys stands out.
+    private static let stated: [CacheFormat: (one: Double, four: Double, trace: Double, outlier: Double)] = [
+        .int8: (0.012, 0.025, 0.015, 0.015), .fp8: (0.06, 0.12, 0.06, 0.08),
     ]
+
+    private static let draws = 4
 
     @Test("no further off than stated: Gaussian rows, and a dimension of keys that stands out", arguments: formats)
     func gaussian(format: CacheFormat) throws {
@@ -139,24 +143,31 @@ struct ByteFormatTests {
         }
         let stated = try #require(Self.stated[format])
         for (name, sharpness, factor, sum, limit) in [
-            ("scores of sd 1", Float(1), Float(1), Float(0), stated.spread),
-            ("scores of sd 4", 4, 1, 0, stated.spread),
+            ("scores of sd 1", Float(1), Float(1), Float(0), stated.one),
+            ("scores of sd 4", 4, 1, 0, stated.four),
             ("a dimension of keys 100 times as large", 1, 100, 0, stated.outlier),
             ("a dimension of keys plus 100", 1, 1, 100, stated.outlier),
         ] {
             let problem = AttentionCase(
                 format: format, kvHeads: 1, group: 32, keyDim: 128, valueDim: 128, count: 1, length: 3072)
-            var inputs = AttentionCase.Inputs(
-                queries: Rounding.rounded(normal(32 * 128).map { $0 * sharpness }, to: .bfloat16),
-                keys: normal(3072 * 128), values: normal(3072 * 128))
-            for index in stride(from: 5, to: inputs.keys.count, by: 128) {
-                inputs.keys[index] = inputs.keys[index] * factor + sum
+            // Where scores are sharp, the answer hangs on a few tokens: single draws are off by 1 to 3 %.
+            var squares = 0.0
+            for _ in 0..<Self.draws {
+                var inputs = AttentionCase.Inputs(
+                    queries: Rounding.rounded(normal(32 * 128).map { $0 * sharpness }, to: .bfloat16),
+                    keys: normal(3072 * 128), values: normal(3072 * 128))
+                for index in stride(from: 5, to: inputs.keys.count, by: 128) {
+                    inputs.keys[index] = inputs.keys[index] * factor + sum
+                }
+                let found = try errors(problem, inputs)
+                print("\(format.name), \(name): \(found)")
+                squares += found.format * found.format / Double(Self.draws)
+                // Light weights of fp8 are rounded to bf16, as those of bf16 are.
+                #expect(found.arithmetic <= (format == .int8 ? 2e-4 : 3e-3), "\(name): \(found)")
             }
-            let found = try errors(problem, inputs)
-            print("\(format.name), \(name): \(found)")
-            #expect(found.format <= limit, "\(name): \(found)")
-            // Light weights of fp8 are rounded to bf16, as those of bf16 are.
-            #expect(found.arithmetic <= (format == .int8 ? 2e-4 : 3e-3), "\(name): \(found)")
+            #expect(
+                squares.squareRoot() <= limit,
+                "\(name): \(squares.squareRoot()); DCP_SEED=\(SeededGenerator.seed)")
         }
     }
 

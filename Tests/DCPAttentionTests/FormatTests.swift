@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import CAttentionKernels
+import DCPAttention
 import DCPCore
 import Glibc
 import Testing
@@ -8,7 +9,7 @@ import Testing
 @Suite("cache formats in Swift and in C")
 struct FormatTests {
     @Test("each has one number, name and size")
-    func numbers() {
+    func numbers() throws {
         #expect(CacheFormat.allCases.map { Int($0.rawValue) } == Array(Int(dcp_bf16)..<Int(dcp_formats_end)))
         for format in CacheFormat.allCases {
             let found = dcp_format(Int32(format.rawValue))
@@ -16,6 +17,13 @@ struct FormatTests {
             #expect(Int(found.element_bytes) == format.elementByteCount)
             #expect(
                 Int(dcp_panel_bytes(Int32(format.rawValue), 1, 1)) == format.elementByteCount + format.scaleByteCount)
+            var shape = dcp_panel_shape(
+                format: Int32(format.rawValue), kv_heads: 1, key_dim: 8, value_dim: 12, block_tokens: 16)
+            let layout = PanelLayout(format: format, kvHeads: 1, keyDim: 8, valueDim: 12, blockTokens: 16)
+            #expect(Int(dcp_key_panel_bytes(&shape)) == layout.keyPanelByteCount)
+            #expect(Int(dcp_head_bytes(&shape)) == layout.headByteCount)
+            let attention = try LayerAttention(queryHeads: 1, kvHeads: 1, keyDim: 8, values: .own(12), scale: 1)
+            #expect(attention.keptByteCount(format) == layout.keptByteCount)
             #expect(dcp_row_type_of(Int32(format.rawValue)) == Int32(format.rowType.rawValue))
             #expect(CacheFormat(name: format.name) == format && CacheFormat(name: format.name.uppercased()) == format)
             #expect(CacheFormat.names.contains(format.name))

@@ -27,7 +27,11 @@ private final class GuardedBlock {
         keys = UnsafeRawPointer(payload + layout.keyPanelOffset(ofHead: 0))
         values = UnsafeRawPointer(payload + layout.valuePanelOffset(ofHead: 0))
         map.initializeMemory(as: UInt8.self, repeating: 0xFF, count: byteCount)
-        let rows = (generator.floats(tokens * layout.keyDim), generator.floats(tokens * layout.valueDim))
+        var rows = (generator.floats(tokens * layout.keyDim), generator.floats(tokens * layout.valueDim))
+        // Numbers that int8 keeps apart, of some tokens and of different dimensions.
+        for token in stride(from: 0, to: layout.format.hasWords ? tokens : 0, by: 3) {
+            rows.0[token * layout.keyDim + Int.random(in: 0..<layout.keyDim, using: &generator)] = 40
+        }
         let isFinite = rows.0.withUnsafeBytes { keys in
             rows.1.withUnsafeBytes { values in
                 guard let keys = keys.baseAddress, let values = values.baseAddress else { return true }
@@ -112,7 +116,7 @@ private struct Rows {
                                 rows: Int32(count), key_dim: Int32(keyDim), value_dim: Int32(valueDim),
                                 block_tokens: Int32(layout.blockTokens), value_tokens: Int32(layout.blockTokens),
                                 terms: termCount, scale: 0.5, soft_cap: softCap, light_share: lightShare,
-                                queries: queries.baseAddress,
+                                queries: queries.baseAddress, plain_queries: queries.baseAddress,
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                             visible.withRanges {

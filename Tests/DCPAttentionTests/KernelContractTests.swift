@@ -38,6 +38,7 @@ struct KernelContractTests {
                                 rows: Int32(Self.rows), key_dim: Int32(Self.dim), value_dim: Int32(Self.dim),
                                 block_tokens: Int32(layout.blockTokens), value_tokens: Int32(layout.blockTokens),
                                 terms: termCount, scale: 1, soft_cap: 0, light_share: 0, queries: queries.baseAddress,
+                                plain_queries: queries.baseAddress,
                                 query_terms: terms.assumingMemoryBound(to: UInt32.self).baseAddress,
                                 maximum: maximum.baseAddress, sum: sum.baseAddress, output: output.baseAddress)
                             let payload = panels.blocks.blocks[block]

@@ -210,7 +210,8 @@ def test_what_a_cache_of_bytes_keeps(kv_format: CacheFormat) -> None:
     description = ModelDescription.uniform(3, query_heads=8, kv_heads=2, key_dim=64, value_dim=32, kv_format=name)
     assert description.kv_format is CacheFormat.named(name) is kv_format
     assert kv_format.row_type is DType.F32
-    assert (description.kept_bytes, description.row_bytes) == (3 * 2 * (64 + 32 + 8), 3 * 2 * 96 * 4)
+    beside = 12 if kv_format is CacheFormat.INT8 else 8
+    assert (description.kept_bytes, description.row_bytes) == (3 * 2 * (64 + 32 + beside), 3 * 2 * 96 * 4)
     fine = LayerAttention(query_heads=4, kv_heads=2, key_dim=64)
     odd = LayerAttention(query_heads=4, kv_heads=2, key_dim=64, value_dim=10)
     with pytest.raises(InvalidModel, match=rf"{name} cannot keep layer 1, of dimensions 64 and 10.*multiples of 4"):

@@ -39,6 +39,8 @@ typedef struct {
     // heavier ones keep 16 bits. If it is 0, all weights keep 16 bits.
     float light_share;
     const float *queries; // [rows][key_dim]
+    // [rows][key_dim], for int8 the queries as they were before their rotation; other formats do not read it.
+    const float *plain_queries;
     // [terms][rows][key_dim / 2] pairs of bf16, which summed over the terms are the queries; see dcp_split_queries. For
     // int8, the output of dcp_byte_queries. NULL unless the kernel reads it (dcp_reads_terms).
     const uint32_t *query_terms;

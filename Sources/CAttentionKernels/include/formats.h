@@ -53,6 +53,9 @@ static inline __attribute__((always_inline)) int64_t dcp_element_bytes(int forma
 // Whether a row is kept as bytes with a Float32 scale of its own: see bytes.h.
 static inline __attribute__((always_inline)) int dcp_has_scales(int format) { return dcp_element_bytes(format) == 1; }
 
+// Whether a key has a word beside its scale, with the number of a dimension that stands out: see apart.h.
+static inline __attribute__((always_inline)) int dcp_has_words(int format) { return format == dcp_int8; }
+
 // The dtype in which rows are read back. It is exact: when they are written again, they become the same bytes.
 static inline int dcp_row_type_of(int format) {
     return dcp_has_scales(format) ? dcp_f32 : format;

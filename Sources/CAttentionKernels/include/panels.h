@@ -19,20 +19,25 @@ typedef struct {
     int32_t block_tokens;
 } dcp_panel_shape;
 
-// Sizes in bytes of a panel, of one KV head's K panel, and of its K and V panels together, and the place of a panel's
-// scales. The scales of a panel's tokens follow the panel.
+// Sizes in bytes of a panel with its scales, of one KV head's K panel, and of its K and V panels together, and the places of a
+// panel's scales and words. The scales of a panel's tokens follow the panel, and the words of its keys, where the format has
+// them, follow the scales.
 static inline int64_t dcp_panel_bytes(int format, int64_t dim, int64_t block_tokens) {
     const int64_t scales = dcp_has_scales(format) && dim > 0 ? 4 : 0;
     return block_tokens * (dim * dcp_element_bytes(format) + scales);
 }
 static inline int64_t dcp_key_panel_bytes(const dcp_panel_shape *shape) {
-    return dcp_panel_bytes(shape->format, shape->key_dim, shape->block_tokens);
+    const int64_t words = dcp_has_words(shape->format) ? 4 * (int64_t)shape->block_tokens : 0;
+    return dcp_panel_bytes(shape->format, shape->key_dim, shape->block_tokens) + words;
 }
 static inline int64_t dcp_head_bytes(const dcp_panel_shape *shape) {
     return dcp_key_panel_bytes(shape) + dcp_panel_bytes(shape->format, shape->value_dim, shape->block_tokens);
 }
 static inline const float *dcp_panel_scales(const void *panel, int64_t dim, int64_t block_tokens) {
     return (const float *)((const char *)panel + dim * block_tokens);
+}
+static inline const uint32_t *dcp_panel_words(const void *panel, int64_t dim, int64_t block_tokens) {
+    return (const uint32_t *)((const char *)panel + (dim + 4) * block_tokens);
 }
 
 // Writes tokens of row-major K and V into the panels of a block, rounding to nearest, ties to even.
@@ -53,8 +58,8 @@ typedef int dcp_panel_writer(const dcp_panel_shape *shape, int32_t row_type, con
                              int streams);
 
 // Reads tokens first..<first + count out of a block, in the format's row type: what the writer was given, rounded. Formats
-// with scales are read as Float32, with the rotation of keys undone; when these rows are written again, they become the
-// same bytes.
+// with scales are read as Float32, with the rotation of keys undone and their words added; when these rows are written
+// again, they become the same bytes.
 //
 //   keys [count][kv_heads][key_dim], values [count][kv_heads][value_dim]
 //
@@ -63,8 +68,8 @@ typedef void dcp_panel_reader(const dcp_panel_shape *shape, const void *payload,
                               void *keys, void *values);
 
 // A packed token of a format with scales: the bytes of its keys [kv_heads][key_dim] and of its values
-// [kv_heads][value_dim], then the scales of the keys [kv_heads] and of the values [kv_heads]. Unaligned. For int8, all
-// bytes are signed.
+// [kv_heads][value_dim], then the scales of the keys [kv_heads] and of the values [kv_heads], then the words of the keys
+// [kv_heads] if the format has them. Unaligned. For int8, all bytes are signed.
 int64_t dcp_packed_bytes(const dcp_panel_shape *shape);
 void dcp_packed_read(const dcp_panel_shape *shape, const void *payload, int64_t token, void *packed);
 void dcp_packed_write(const dcp_panel_shape *shape, const void *packed, void *payload, int64_t token);

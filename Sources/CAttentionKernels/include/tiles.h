@@ -10,8 +10,8 @@
 
 // For many query rows: sgemm computes scores and outputs over Float32 tiles, and the softmax runs between the two products.
 
-// Copies tokens first..<first + count of one head's K panel as Float32 into tile [key_dim][stride]. Exact. Keys of int8
-// stay rotated, as their panel holds them.
+// Copies tokens first..<first + count of one head's K panel as Float32 into tile [key_dim][stride]. Exact, but keys of int8
+// stay rotated, as their panel holds them, and their words are rotated and added, with the rounding of Float32.
 void dcp_keys_to_tile(const dcp_panel_shape *shape, const void *keys, int64_t first, int64_t count, float *tile,
                       int64_t stride);
 

@@ -14,8 +14,8 @@ public import DCPCore
 /// | bf16, fp8 | `[Dk/2][blockTokens][2]` | `[Dv/64][blockTokens/2][64][2]` |
 /// | int8 | `[Dk/4][blockTokens][4]` | `[Dv/64][blockTokens/4][64][4]` |
 ///
-/// Each panel of int8 and fp8 is followed by the scales of its tokens, `[blockTokens]` in Float32. Bytes of int8 keys
-/// are the number plus 128.
+/// Each panel of int8 and fp8 is followed by the scales of its tokens, `[blockTokens]` in Float32, and those of int8
+/// keys by the tokens' words, `[blockTokens]` in 32 bits. Bytes of int8 keys are the number plus 128.
 ///
 /// Scores accumulate with tokens along SIMD lanes and need no horizontal sums: three times as fast as row-major with
 /// the same kernel. The bf16 pairs are the operands of `vdpbf16ps`: two dimensions of one token in K, two tokens of one
@@ -71,7 +71,9 @@ public struct PanelLayout: Hashable, Sendable {
     /// The dimensions of the V panel; 0 if values are the first dimensions of keys and there is none.
     public var ownValueDim: Int { values.ownDim }
 
-    public var keyPanelByteCount: Int { blockTokens * (keyDim * format.elementByteCount + format.scaleByteCount) }
+    public var keyPanelByteCount: Int {
+        blockTokens * (keyDim * format.elementByteCount + format.scaleByteCount + format.wordByteCount)
+    }
     public var valuePanelByteCount: Int {
         ownValueDim == 0 ? 0 : blockTokens * (ownValueDim * format.elementByteCount + format.scaleByteCount)
     }
@@ -80,7 +82,7 @@ public struct PanelLayout: Hashable, Sendable {
     public var payloadByteCount: Int { kvHeads * headByteCount }
     /// Bytes of a token read back from the panels: K `[kvHeads][Dk]`, then V `[kvHeads][Dv]`, in the format's row type.
     public var rowByteCount: Int { kvHeads * (keyDim + ownValueDim) * format.rowType.byteCount }
-    /// Bytes of a token as the panels keep it: its bytes and scales if the format has scales, otherwise its row.
+    /// Bytes of a token as the panels keep it: its bytes, scales and words if the format has scales, otherwise its row.
     public var keptByteCount: Int { payloadByteCount / blockTokens }
 
     public func keyPanelOffset(ofHead head: Int) -> Int { head * headByteCount }

@@ -53,7 +53,7 @@ extension AttentionWork {
             value_tokens: Int32(BlockPass.stepTokens(of: blocks.layout)),
             terms: terms?.count ?? 0,
             scale: attention.scale, soft_cap: attention.softcap ?? 0, light_share: lightShare,
-            queries: queries.floats(ofTile: index), query_terms: terms?.0, maximum: state.maximum, sum: state.sum,
-            output: state.output)
+            queries: queries.floats(ofTile: index), plain_queries: queries.plainFloats(ofTile: index),
+            query_terms: terms?.0, maximum: state.maximum, sum: state.sum, output: state.output)
     }
 }

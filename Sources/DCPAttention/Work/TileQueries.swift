@@ -11,6 +11,8 @@ internal import DCPCore
 final class TileQueries: @unchecked Sendable {
     /// `[rows][Dk]`, Float32; nil if the kernels read terms.
     private let rows: UnsafeMutablePointer<Float>?
+    /// `[rows][Dk]`, Float32, not rotated; nil if no key has a word.
+    private let plain: UnsafeMutablePointer<Float>?
     /// For each tile `[3][rows][Dk]` in bf16, of which the tile's first terms are used; for int8 `[rows][3 Dk]` in the
     /// order of `dcp_byte_queries`.
     private let terms: UnsafeMutablePointer<UInt16>?
@@ -31,6 +33,7 @@ final class TileQueries: @unchecked Sendable {
         self.format = format
         firstRow = tiles.reduce(into: [0]) { $0.append($0[$0.count - 1] + $1) }
         let count = firstRow[tiles.count]
+        plain = format.hasWords ? .allocate(capacity: max(count * keyDim, 1)) : nil
         guard asTerms else {
             rows = .allocate(capacity: max(count * keyDim, 1))
             terms = nil
@@ -63,6 +66,7 @@ final class TileQueries: @unchecked Sendable {
                     (head - queries.heads.lowerBound) * queries.tokens + tokens.lowerBound + part.tokens.lowerBound
                 let source = base + token * keyDim
                 let row = first + place * part.tokens.count
+                if let plain { (plain + (start + row) * keyDim).update(from: source, count: count) }
                 guard let terms, let termCounts else {
                     let made = rows! + (start + row) * keyDim
                     made.update(from: source, count: count)
@@ -83,12 +87,17 @@ final class TileQueries: @unchecked Sendable {
 
     deinit {
         rows?.deallocate()
+        plain?.deallocate()
         terms?.deallocate()
         termCounts?.deallocate()
     }
 
     func floats(ofTile tile: Int) -> UnsafePointer<Float>? {
         rows.map { UnsafePointer($0 + firstRow[tile] * keyDim) }
+    }
+
+    func plainFloats(ofTile tile: Int) -> UnsafePointer<Float>? {
+        plain.map { UnsafePointer($0 + firstRow[tile] * keyDim) }
     }
 
     /// Pairs of dimensions, or bytes, and the number of terms.

@@ -59,7 +59,7 @@ public struct LayerAttention: Hashable, Sendable {
     /// The same as a cache keeps them.
     public func keptByteCount(_ format: CacheFormat) -> Int {
         let scales = (ownValueDim > 0 ? 2 : 1) * format.scaleByteCount
-        return kvHeads * ((keyDim + ownValueDim) * format.elementByteCount + scales)
+        return kvHeads * ((keyDim + ownValueDim) * format.elementByteCount + scales + format.wordByteCount)
     }
 
     /// - Throws: `.invalidModel`, with the value, the limit and the remedy.

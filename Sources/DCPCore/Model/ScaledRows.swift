@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-/// Rows as a cache of bytes keeps them: a byte for each number, and a scale for each row.
+/// Rows as a cache of bytes keeps them: a byte for each number, a scale for each row, and for some keys of `int8` a word.
 ///
 /// Made here apart from the kernels, by arithmetic on Float32, for files and for oracles. A test compares the two bit by
 /// bit.
@@ -9,36 +9,44 @@ public struct ScaledRows: Hashable, Sendable {
     public var bytes: [UInt8]
     /// `[rows]`: what a row's numbers are multiplied by.
     public var scales: [Float]
+    /// `[rows]`: see ``WordApart``; empty where rows have none, as all but keys of `int8`.
+    public var words: [UInt32]
 
-    public init(bytes: [UInt8], scales: [Float]) {
+    public init(bytes: [UInt8], scales: [Float], words: [UInt32] = []) {
         self.bytes = bytes
         self.scales = scales
+        self.words = words
     }
 }
 
 extension CacheFormat {
     /// No scale is smaller.
-    private static let scaleMin: Float = 0x1p-60
+    static let scaleMin: Float = 0x1p-60
 
     /// Rows in the form in which a cache of this format keeps them.
     /// - Precondition: the format has scales.
     /// - Parameters:
     ///   - rows: `[rows][dim]`, finite.
     ///   - dim: the dimensions of a row.
-    ///   - areKeys: and not values; keys of `int8` are rotated.
+    ///   - areKeys: and not values; keys of `int8` are rotated, and have words.
     public func scaled(_ rows: [Float], dim: Int, areKeys: Bool) -> ScaledRows {
         precondition(hasScales, "a cache of \(name) has no scales")
         guard dim > 0 else { return ScaledRows(bytes: [], scales: []) }
         let count = rows.count / dim
         var made = ScaledRows(
-            bytes: [UInt8](repeating: 0, count: rows.count), scales: [Float](repeating: 0, count: count))
+            bytes: [UInt8](repeating: 0, count: rows.count), scales: [Float](repeating: 0, count: count),
+            words: [UInt32](repeating: 0, count: hasWords && areKeys ? count : 0))
         var rotation = Rotation(dim: dim)
         var row = [Float](repeating: 0, count: dim)
         for index in 0..<count {
             let first = index * dim
             for d in 0..<dim { row[d] = rows[first + d] }
-            if self == .int8 {
-                if areKeys { rotation.apply(&row) }
+            if self == .int8, areKeys {
+                let key = Self.key(row, &rotation)
+                for d in 0..<dim { made.bytes[first + d] = UInt8(bitPattern: key.bytes[d]) }
+                made.scales[index] = key.scale
+                made.words[index] = key.word
+            } else if self == .int8 {
                 made.scales[index] = Self.int8(row, into: &made.bytes, at: first)
             } else {
                 made.scales[index] = Self.e4m3(row, into: &made.bytes, at: first)
@@ -51,7 +59,7 @@ extension CacheFormat {
     /// - Parameters:
     ///   - scaled: rows as `scaled(_:dim:areKeys:)` makes them.
     ///   - dim: the dimensions of a row.
-    ///   - areRotated: that is keys of `int8`, as a cache keeps them.
+    ///   - areRotated: that is keys of `int8`, as a cache keeps them; words are not.
     /// - Returns: `[rows][dim]`; NaN for a byte of `fp8` that e4m3 has for NaN, which no cache keeps.
     public func numbers(_ scaled: ScaledRows, dim: Int, areRotated: Bool) -> [Float] {
         precondition(hasScales, "a cache of \(name) has no scales")
@@ -65,6 +73,7 @@ extension CacheFormat {
                 row[d] = (self == .int8 ? Float(Int8(bitPattern: byte)) : Self.e4m3Numbers[Int(byte)]) * scale
             }
             if self == .int8, areRotated { rotation.undo(&row) }
+            if !scaled.words.isEmpty { WordApart.add(scaled.words[index], to: &row) }
             for d in 0..<dim { numbers[first + d] = row[d] }
         }
         return numbers
@@ -73,7 +82,7 @@ extension CacheFormat {
     /// To nearest, ties to even, for numbers far below 2^22: the sum has no bits for a fraction.
     private static func nearest(_ number: Float) -> Float { (number + 0x1.8p23) - 0x1.8p23 }
 
-    private static func magnitude(_ row: [Float]) -> Float {
+    static func magnitude(_ row: [Float]) -> Float {
         var most: Float = 0
         for number in row { most = max(most, abs(number)) }
         return most
@@ -85,7 +94,7 @@ extension CacheFormat {
         return min(max(Float(bitPattern: (bits &+ 0x800) & 0xffff_f000), scaleMin), high)
     }
 
-    private static func int8(_ row: [Float], into bytes: inout [UInt8], at first: Int) -> Float {
+    static func int8(_ row: [Float], into bytes: inout [UInt8], at first: Int) -> Float {
         let scale = largestScale(magnitude(row), 127, max: 0x1.02p121)
         let inverse = 1 / scale
         for (d, number) in row.enumerated() {
@@ -132,56 +141,5 @@ extension CacheFormat {
             ? Float(mantissa) * 0x1p-9
             : Float(sign: .plus, exponent: exponent - 10, significand: Float(8 + mantissa))
         return code < 128 ? magnitude : -magnitude
-    }
-}
-
-/// What keys of `int8` go through: signs, and a Walsh-Hadamard transform of the first 2^k dimensions, and where there are
-/// more another of the last 2^k. In the order of the kernels, so that the bits are theirs.
-private struct Rotation {
-    private static let signs: [UInt32] = [
-        0x05FD_F179, 0x6CC6_BE18, 0xAC05_04A5, 0x4BA7_1AB7, 0x2839_8F9F, 0xDAE8_5D09,
-        0xF646_6D5F, 0x0B8E_90E9, 0x6510_11CB, 0x4E69_80EE, 0xB822_B63B, 0xC4E0_8E67,
-        0xD47A_9A78, 0x28B5_8AB4, 0x31BF_A6AF, 0xA02B_FF2F, 0x06D0_02DB, 0x1414_F6B5,
-    ]
-
-    private let dim: Int
-    /// 2^k.
-    private let size: Int
-    private var sums: [Float]
-
-    init(dim: Int) {
-        self.dim = dim
-        size = 1 << (Int.bitWidth - 1 - dim.leadingZeroBitCount)
-        sums = [Float](repeating: 0, count: size)
-    }
-
-    mutating func apply(_ row: inout [Float]) {
-        flipSigns(&row)
-        transform(&row, from: 0)
-        if size < dim { transform(&row, from: dim - size) }
-    }
-
-    mutating func undo(_ row: inout [Float]) {
-        if size < dim { transform(&row, from: dim - size) }
-        transform(&row, from: 0)
-        flipSigns(&row)
-    }
-
-    private func flipSigns(_ row: inout [Float]) {
-        for d in 0..<dim where Self.signs[d / 32] >> UInt32(d % 32) & 1 == 1 { row[d].negate() }
-    }
-
-    private mutating func transform(_ row: inout [Float], from first: Int) {
-        let half = size / 2, levels = size.trailingZeroBitCount
-        for _ in 0..<levels {
-            for i in 0..<half {
-                let (a, b) = (row[first + 2 * i], row[first + 2 * i + 1])
-                sums[i] = a + b
-                sums[i + half] = a - b
-            }
-            for i in 0..<size { row[first + i] = sums[i] }
-        }
-        let unit = (levels % 2 == 1 ? Float(0.5).squareRoot() : 1) / Float(1 << (levels / 2))
-        for i in 0..<size { row[first + i] *= unit }
     }
 }

@@ -8,7 +8,8 @@ struct FileRows: Sendable {
     private enum Content: Sendable {
         case rows(SafetensorsTensor)
         /// Bytes `[T][heads][dim]` as a cache of the format keeps them.
-        case scaled(SafetensorsFile, SafetensorsEntry, scales: SafetensorsTensor, CacheFormat)
+        case scaled(
+            SafetensorsFile, SafetensorsEntry, scales: SafetensorsTensor, words: SafetensorsEntry?, CacheFormat)
     }
 
     private let content: Content
@@ -18,6 +19,8 @@ struct FileRows: Sendable {
 
     /// The scales beside a tensor of bytes.
     static func scales(_ name: String) -> String { name + "_scale" }
+    /// The words beside keys in I8.
+    static func words(_ name: String) -> String { name + "_apart" }
 
     /// The dtype of a tensor of bytes; nil for formats that keep rows.
     static func elements(_ format: CacheFormat) -> SafetensorsDataType? {
@@ -52,7 +55,17 @@ struct FileRows: Sendable {
         let scales = try file.tensor(named: Self.scales(name))
         try check(name, entry.shape, shape)
         try check(scales.name, scales.shape, [shape[0], heads])
-        content = .scaled(file, entry, scales: scales, format)
+        let words = format.hasWords ? file.entry(named: Self.words(name)) : nil
+        if let words {
+            try check(Self.words(name), words.shape, [shape[0], heads])
+            guard words.dataType == .uint32 else {
+                throw ServiceError(
+                    .invalidRequest,
+                    "\(file.path): tensor \(Self.words(name)) is \(words.dataType.rawValue), not U32; export the "
+                        + "sequence again.")
+            }
+        }
+        content = .scaled(file, entry, scales: scales, words: words, format)
     }
 
     /// Of what `rows` returns.
@@ -67,22 +80,43 @@ struct FileRows: Sendable {
     var byteCount: Int {
         switch content {
         case .rows(let tensor): tensor.byteCount
-        case .scaled(_, let entry, let scales, _): entry.byteRange.count + scales.byteCount
+        case .scaled(_, let entry, let scales, let words, _):
+            entry.byteRange.count + scales.byteCount + (words?.byteRange.count ?? 0)
         }
     }
 
     /// The rows of some tokens, `[tokens][heads][dim]` in `dataType`; exactly the numbers in the file, with the rotation
-    /// undone in Float32.
+    /// undone and words added in Float32.
+    /// - Throws: `.invalidRequest` for a word that names no dimension, and when the file cannot be read.
     func rows(_ tokens: Range<Int>) throws(ServiceError) -> [UInt8] {
         switch content {
         case .rows(let tensor):
             return try tensor.withRows(tokens) { (bytes) throws(ServiceError) in Array(bytes) }
-        case .scaled(let file, let entry, let scales, let format):
+        case .scaled(let file, let entry, let scales, let words, let format):
             let rowByteCount = heads * dim
             let scaled = ScaledRows(
                 bytes: try file.bytes(of: entry, tokens.lowerBound * rowByteCount..<tokens.upperBound * rowByteCount),
-                scales: try scales.floats(rows: tokens))
+                scales: try scales.floats(rows: tokens),
+                words: try words.map { (words) throws(ServiceError) in try self.words(tokens, words, file) } ?? [])
             return DataType.float32.bytes(format.numbers(scaled, dim: dim, areRotated: areRotated))
         }
+    }
+
+    private func words(
+        _ tokens: Range<Int>, _ entry: SafetensorsEntry, _ file: SafetensorsFile
+    ) throws(ServiceError) -> [UInt32] {
+        let bytes = try file.bytes(of: entry, tokens.lowerBound * heads * 4..<tokens.upperBound * heads * 4)
+        let words = bytes.withUnsafeBytes { bytes in
+            (0..<tokens.count * heads).map {
+                UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 4 * $0, as: UInt32.self))
+            }
+        }
+        if let word = words.first(where: { $0 != 0 && WordApart.dim($0) >= dim }) {
+            throw ServiceError(
+                .invalidRequest,
+                "\(file.path): a word of tensor \(entry.name) names dimension \(WordApart.dim(word)) of \(dim); the file is "
+                    + "damaged; export the sequence again.")
+        }
+        return words
     }
 }

@@ -9,7 +9,7 @@ struct RowsWriter: Sendable {
     private enum Form: Sendable {
         /// As they are read.
         case asRead
-        /// Bytes and scales.
+        /// Bytes and scales, and words of keys.
         case scaled
         case rounded(to: DataType)
     }
@@ -50,12 +50,14 @@ struct RowsWriter: Sendable {
 
     /// The tensors of a name.
     /// - Parameter shape: `[T, heads, dim]`
-    func declarations(_ name: String, shape: [Int]) -> [SafetensorsWriter.Declaration] {
+    func declarations(_ name: String, shape: [Int], areKeys: Bool) -> [SafetensorsWriter.Declaration] {
         if let fileType { return [.init(name: name, dataType: fileType, shape: shape)] }
+        let words = SafetensorsWriter.Declaration(
+            name: FileRows.words(name), elements: .uint32, shape: Array(shape.dropLast()))
         return [
             .init(name: name, elements: FileRows.elements(format)!, shape: shape),
             .init(name: FileRows.scales(name), dataType: .float32, shape: Array(shape.dropLast())),
-        ]
+        ] + (format.hasWords && areKeys ? [words] : [])
     }
 
     /// Writes the next rows of a tensor.
@@ -73,6 +75,9 @@ struct RowsWriter: Sendable {
             let scaled = format.scaled(format.rowType.numbers(rows), dim: dim, areKeys: areKeys)
             try write(scaled.bytes, name)
             try writer.append(scaled.scales, to: FileRows.scales(name))
+            guard !scaled.words.isEmpty else { return }
+            let words = scaled.words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } }
+            try write(words, FileRows.words(name))
         case .rounded(let to):
             let numbers = format.rowType.numbers(rows)
             if let number = numbers.first(where: { abs($0) > to.inputMagnitudeMax }) {

@@ -18,12 +18,12 @@ internal import Foundation
 /// | `annotation` | `[n]` in U8; only with an annotation |
 ///
 /// If a layer's values are part of its keys, there is no `v`. The metadata has `format` (`dcp-sequence`),
-/// `format_version` (`3`), `sequence`, `model`, `length`, `scope`, which may be empty, and `description`:
+/// `format_version` (`4`), `sequence`, `model`, `length`, `scope`, which may be empty, and `description`:
 /// `ModelDescription.encoded` in base64, with the revision. `key_rotation` says that keys in I8 are rotated as a cache
 /// keeps them. Nothing in it depends on the cluster's shape.
 public struct SequenceFile: Sendable {
     static let format = "dcp-sequence"
-    static let formatVersion = 3
+    static let formatVersion = 4
     static let annotationName = "annotation"
     /// The rotation of the keys of `int8`, see *Kernels*: signs that never change, then Walsh-Hadamard transforms.
     static let keyRotation = "signs-walsh-hadamard"
@@ -149,7 +149,8 @@ public struct SequenceFile: Sendable {
             let attention = description[layer]
             let both = [(keys(layer), attention.keyDim), (values(layer), attention.ownValueDim)].filter { $0.1 > 0 }
             return both.flatMap { name, dim in
-                rows.declarations(name, shape: [length, attention.kvHeads, dim])
+                rows.declarations(
+                    name, shape: [length, attention.kvHeads, dim], areKeys: name == keys(layer))
             }
         }
         if tokenIDs != nil {

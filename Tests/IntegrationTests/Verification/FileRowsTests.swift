@@ -99,6 +99,8 @@ extension Integration {
             var valueScales: [Float]
             var metadata: [String: String] = [:]
             var withScales = true
+            /// `[length][2]`, or none.
+            var words: [UInt32] = []
 
             init(
                 _ format: CacheFormat, _ elements: SafetensorsDataType, codes: [UInt8], exponents: ClosedRange<Int>,
@@ -125,8 +127,11 @@ extension Integration {
                 if withScales {
                     tensors += shapes.map { .init(name: $0.0 + "_scale", dataType: .float32, shape: [length, 2]) }
                 }
+                if !words.isEmpty {
+                    tensors.append(.init(name: "layers.0.k_apart", elements: .uint32, shape: [length, 2]))
+                }
                 let known = [
-                    "format": "dcp-sequence", "format_version": "3", "sequence": "foreign", "model": "foreign",
+                    "format": "dcp-sequence", "format_version": "4", "sequence": "foreign", "model": "foreign",
                     "length": "\(length)", "description": Data(shape.encoded).base64EncodedString(),
                 ]
                 let writer = try SafetensorsWriter(
@@ -136,6 +141,9 @@ extension Integration {
                 ] {
                     try bytes.withUnsafeBytes { try writer.append($0, to: name) }
                     if withScales { try writer.append(scales, to: name + "_scale") }
+                }
+                if !words.isEmpty {
+                    try words.withUnsafeBytes { try writer.append($0, to: "layers.0.k_apart") }
                 }
                 try writer.finish()
             }
@@ -195,6 +203,16 @@ extension Integration {
                 ] {
                     #expect(found == bytes.enumerated().map { Float(Int8(bitPattern: $1)) * scales[$0 / dim] })
                 }
+                // A word is added to its dimension.
+                var apart = foreign
+                apart.words = (0..<UInt32(Self.length * 2)).map { $0 % 3 == 0 ? 0 : Float(-96).bitPattern | $0 % 16 }
+                try apart.write(to: path)
+                #expect(try await cluster.tool.run("sequence", "import", path, "--name", "apart").status == 0)
+                let added = try await cluster.withClient { try await Self.rows($0, "apart") }
+                for (index, number) in added.keys.enumerated() {
+                    let word = apart.words[index / 16], isNamed = word != 0 && Int(word % 16) == index % 16
+                    #expect(number == rows.keys[index] + (isNamed ? -96 : 0))
+                }
                 func refused(_ words: [String], _ change: (inout Foreign) -> Void) async throws {
                     var other = foreign
                     change(&other)
@@ -204,6 +222,9 @@ extension Integration {
                 try await refused(["layers.0.k_scale"]) { $0.withScales = false }
                 try await refused(["key_rotation", "another", "signs-walsh-hadamard"]) {
                     $0.metadata = ["key_rotation": "another"]
+                }
+                try await refused(["layers.0.k_apart", "dimension 16 of 16"]) {
+                    $0.words = [UInt32](repeating: Float(8).bitPattern | 16, count: Self.length * 2)
                 }
                 try await refused(["NaN"]) {
                     $0.elements = .float8E4M3

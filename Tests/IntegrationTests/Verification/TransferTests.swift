@@ -95,9 +95,17 @@ extension Integration {
                     }
                     let scales = try file.tensor(named: name + "_scale")
                     #expect(scales.shape == [Self.length, kind.kvHeads] && scales.dataType == .float32)
+                    var words: [UInt32] = []
+                    if trace.shape.kvFormat.hasWords, name.hasSuffix("k") {
+                        let entry = try #require(file.entry(named: name + "_apart"))
+                        #expect(entry.shape == [Self.length, kind.kvHeads] && entry.dataType == .uint32)
+                        words = try file.bytes(of: entry).withUnsafeBytes { Array($0.bindMemory(to: UInt32.self)) }
+                        // Of 16 dimensions one stands out in every third row or so.
+                        #expect(words.contains { $0 != 0 } && words.contains(0))
+                    }
                     let scaled = ScaledRows(
                         bytes: try file.bytes(of: try #require(file.entry(named: name))),
-                        scales: try scales.floats(rows: 0..<Self.length))
+                        scales: try scales.floats(rows: 0..<Self.length), words: words)
                     let numbers = trace.shape.kvFormat.numbers(scaled, dim: dim, areRotated: name.hasSuffix("k"))
                     #expect(numbers.map(\.bitPattern) == kept.map(\.bitPattern))
                 }

@@ -333,10 +333,14 @@ class ModelDescription:
 
     @property
     def kept_bytes(self) -> int:
-        """The same as caches keep them: of ``INT8`` and ``FP8`` a byte for each number, and four for each scale."""
+        """The same as caches keep them.
+
+        Of ``INT8`` and ``FP8`` that is a byte for each number, four for each scale, and four for each word of ``INT8``.
+        """
         if not self.kv_format.has_scales:
             return self.row_bytes
-        return self._numbers + 4 * sum(2 * layer.kv_heads for layer in self.layers)
+        beside = 3 if self.kv_format is CacheFormat.INT8 else 2
+        return self._numbers + 4 * sum(beside * layer.kv_heads for layer in self.layers)
 
     @property
     def _numbers(self) -> int:

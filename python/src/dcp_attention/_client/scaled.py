@@ -27,6 +27,8 @@ _SIGNS = np.array(
     [-1 if int(word, 16) >> bit & 1 else 1 for word in _SIGN_WORDS.split() for bit in range(32)], np.float32
 )
 _SCALE_MIN = np.float32(2.0**-60)
+# The bits of a word that name a dimension.
+_DIM_MASK = np.uint32(0x3FF)
 # What keeps the largest finite once it is read.
 _INT8_SCALE_MAX = np.float32(1.0078125 * 2.0**121)
 _FP8_SCALE_MAX = np.float32(1.142578125 * 2.0**119)
@@ -50,10 +52,13 @@ class ScaledRows:
     Attributes:
         codes: ``[..., dim]``: u8, of ``int8`` two's complement, of ``fp8`` e4m3.
         scales: ``[...]``: what a row's numbers are multiplied by.
+        words: ``[...]``: of keys of ``int8`` the number of a dimension that stands out, as the bits of a Float32 in whose
+            lowest 10 bits the dimension stands; 0 is none.
     """
 
     codes: npt.NDArray[np.uint8]
     scales: Floats
+    words: npt.NDArray[np.uint32] | None = None
 
 
 def scaled(rows: Floats, kv_format: CacheFormat, *, are_keys: bool) -> ScaledRows:
@@ -61,11 +66,12 @@ def scaled(rows: Floats, kv_format: CacheFormat, *, are_keys: bool) -> ScaledRow
     assert kv_format.has_scales
     if kv_format is CacheFormat.FP8:
         return _to_fp8(rows)
-    if are_keys:
-        rows = _rotated(rows)
-    scales = _largest_scales(_magnitudes(rows), 127, _INT8_SCALE_MAX)
-    numbers = np.clip(np.rint(rows * (np.float32(1) / scales)[..., None]), -127, 127)
-    return ScaledRows(numbers.astype(np.int8).view(np.uint8), scales)
+    if not are_keys:
+        return _to_int8(rows)
+    made = _keys_to_int8(rows.reshape(-1, rows.shape[-1]))
+    assert made.words is not None
+    shape = rows.shape[:-1]
+    return ScaledRows(made.codes.reshape(rows.shape), made.scales.reshape(shape), made.words.reshape(shape))
 
 
 def numbers(rows: ScaledRows, kv_format: CacheFormat, *, are_rotated: bool) -> Floats:
@@ -74,13 +80,20 @@ def numbers(rows: ScaledRows, kv_format: CacheFormat, *, are_rotated: bool) -> F
     Args:
         rows: Codes and scales.
         kv_format: ``int8`` or ``fp8``.
-        are_rotated: That is keys of ``int8``, as a cache keeps them.
+        are_rotated: That is keys of ``int8``, as a cache keeps them; words are not.
     """
     assert kv_format.has_scales
     codes = _E4M3[rows.codes] if kv_format is CacheFormat.FP8 else rows.codes.view(np.int8).astype(np.float32)
     with np.errstate(invalid="ignore"):
         found: Floats = codes * rows.scales[..., None]
-    return _rotated_back(found) if are_rotated and kv_format is CacheFormat.INT8 else found
+    if are_rotated and kv_format is CacheFormat.INT8:
+        found = _rotated_back(found)
+    if rows.words is not None and found.size:
+        dims = (rows.words & _DIM_MASK).astype(np.intp)[..., None]
+        values = (rows.words & ~_DIM_MASK).view(np.float32)[..., None]
+        named = np.take_along_axis(found, dims, -1)
+        np.put_along_axis(found, dims, np.where(rows.words[..., None] != 0, named + values, named), -1)
+    return found
 
 
 def rounded(rows: Floats, kv_format: CacheFormat, *, are_keys: bool) -> Floats:
@@ -118,6 +131,68 @@ def _largest_scales(most: Floats, largest: float, high: np.float32) -> Floats:
     bits = (most / np.float32(largest)).view(np.uint32)
     found: Floats = np.clip(((bits + 0x800) & 0xFFFFF000).view(np.float32), _SCALE_MIN, high)
     return found
+
+
+def _to_int8(rows: Floats) -> ScaledRows:
+    scales = _largest_scales(_magnitudes(rows), 127, _INT8_SCALE_MAX)
+    numbers = np.clip(np.rint(rows * (np.float32(1) / scales)[..., None]), -127, 127)
+    return ScaledRows(numbers.astype(np.int8).view(np.uint8), scales)
+
+
+def _keys_to_int8(rows: Floats) -> ScaledRows:
+    """Keys ``[count, dim]`` in a form that becomes itself when it is read back and converted again."""
+    made = _keys_once(rows)
+    assert made.words is not None
+    pending = np.flatnonzero(made.words)
+    for _ in range(8):
+        if not pending.size:
+            return made
+        some = ScaledRows(made.codes[pending], made.scales[pending], made.words[pending])
+        again = _keys_once(numbers(some, CacheFormat.INT8, are_rotated=True))
+        assert again.words is not None
+        differs = (again.codes != some.codes).any(-1) | (again.scales != some.scales) | (again.words != some.words)
+        made.codes[pending], made.scales[pending], made.words[pending] = again.codes, again.scales, again.words
+        lost = pending[differs & (again.words == 0)]
+        _without_words(made, rows, lost)
+        pending = pending[differs & (again.words != 0)]
+    _without_words(made, rows, pending)
+    return made
+
+
+def _without_words(made: ScaledRows, rows: Floats, some: npt.NDArray[np.intp]) -> None:
+    assert made.words is not None
+    if some.size:
+        plain = _to_int8(_rotated(rows[some]))
+        made.codes[some], made.scales[some], made.words[some] = plain.codes, plain.scales, 0
+
+
+def _keys_once(rows: Floats) -> ScaledRows:
+    """With a word where that makes the largest rotated number less than 3/4 of what it was.
+
+    A row on the grid of its scale was read back, and had none.
+    """
+    rotated = _rotated(rows)
+    plain = _to_int8(rotated)
+    most, largest = _magnitudes(rotated), _magnitudes(rows)
+    inverse = (np.float32(1) / plain.scales)[..., None]
+    is_on_grid = (np.abs(rotated * inverse - plain.codes.view(np.int8).astype(np.float32)) < 2.0**-6).all(-1)
+    size = 1 << (rows.shape[-1].bit_length() - 1)
+    may = (plain.scales > 2 * _SCALE_MIN) & ~is_on_grid
+    if size == rows.shape[-1]:
+        may &= largest * _unit(size) > np.float32(0.25) * most
+    dims = np.abs(rows).argmax(-1)
+    at = np.arange(len(rows)), dims
+    parts = ((rows[at].view(np.uint32) + 0x20000) & 0xFFFC0000).view(np.float32)
+    rest = rows.copy()
+    rest[at] -= parts
+    rotated = _rotated(rest)
+    apart = _to_int8(rotated)
+    taken = may & (_magnitudes(rotated) < np.float32(0.75) * most)
+    return ScaledRows(
+        np.where(taken[..., None], apart.codes, plain.codes),
+        np.where(taken, apart.scales, plain.scales),
+        np.where(taken, parts.view(np.uint32) | dims.astype(np.uint32), np.uint32(0)),
+    )
 
 
 def _to_fp8(rows: Floats) -> ScaledRows:
@@ -178,5 +253,10 @@ def _transform(rows: Floats) -> None:
         a, b = rows[..., ::2].copy(), rows[..., 1::2].copy()
         rows[..., :half] = a + b
         rows[..., half:] = a - b
-    unit = np.float32(np.sqrt(np.float32(0.5)) if levels % 2 else 1) / np.float32(1 << levels // 2)
-    rows *= unit
+    rows *= _unit(size)
+
+
+def _unit(size: int) -> np.float32:
+    """1 / sqrt(size)."""
+    levels = size.bit_length() - 1
+    return np.float32(np.float32(np.sqrt(np.float32(0.5)) if levels % 2 else 1) / np.float32(1 << levels // 2))

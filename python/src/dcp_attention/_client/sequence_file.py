@@ -29,7 +29,7 @@ from dcp_attention.errors import InvalidModel, InvalidRequest
 from dcp_attention.model import CacheFormat, DType, ModelDescription
 from dcp_attention.values import Sequence
 
-FORMAT, FORMAT_VERSION = "dcp-sequence", "3"
+FORMAT, FORMAT_VERSION = "dcp-sequence", "4"
 KEY_ROTATION = "signs-walsh-hadamard"
 """The rotation of the keys of ``int8``, see *Kernels*."""
 _NAMES = {DType.BF16: "BF16", DType.F16: "F16", DType.F32: "F32"}
@@ -96,7 +96,10 @@ class Writer:
     def _rows(self, name: str, shape: tuple[int, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
         if self._dtype is not None:
             return [(name, _NAMES[self._dtype], shape)]
-        return [(name, _BYTES[self._format], shape), (f"{name}_scale", "F32", shape[:2])]
+        tensors = [(name, _BYTES[self._format], shape), (f"{name}_scale", "F32", shape[:2])]
+        if self._format is CacheFormat.INT8 and name.endswith(".k"):
+            tensors.append((f"{name}_apart", "U32", shape[:2]))
+        return tensors
 
     def _declare(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
         size = math.prod(shape) * _SIZES[dtype]
@@ -116,6 +119,8 @@ class Writer:
             made = scaled(widened(rows, read), self._format, are_keys=are_keys)
             self.append(name, made.codes)
             self.append(f"{name}_scale", made.scales.astype("<f4"))
+            if made.words is not None:
+                self.append(f"{name}_apart", made.words.astype("<u4"))
         elif self._dtype is read:
             self.append(name, rows.view(np.uint8))
         else:
@@ -177,6 +182,7 @@ class FileRows:
         dtype: Of the rows that it gives.
         kv_format: For codes, the format whose codes they are.
         scales: For codes, ``[T, heads]``.
+        words: For codes of ``int8``, ``[T, heads]`` if the file has them.
         are_rotated: For codes of ``int8``, whether they are rotated, as a cache keeps its keys.
     """
 
@@ -184,6 +190,7 @@ class FileRows:
     dtype: DType
     kv_format: CacheFormat | None = None
     scales: npt.NDArray[np.float32] | None = None
+    words: npt.NDArray[np.uint32] | None = None
     are_rotated: bool = False
 
     def rows(self, start: int, end: int) -> npt.NDArray[Any]:
@@ -191,7 +198,8 @@ class FileRows:
         part = self.array[start:end]
         if self.kv_format is None or self.scales is None:
             return part
-        some = ScaledRows(np.array(part), np.array(self.scales[start:end]))
+        words = None if self.words is None else np.array(self.words[start:end])
+        some = ScaledRows(np.array(part), np.array(self.scales[start:end]), words)
         return numbers(some, self.kv_format, are_rotated=self.are_rotated)
 
     def read_back(self, start: int, end: int, kv_format: CacheFormat, *, are_keys: bool) -> npt.NDArray[Any]:
@@ -204,7 +212,7 @@ class FileRows:
     @property
     def nbytes(self) -> int:
         """In the file."""
-        return self.array.nbytes + (0 if self.scales is None else self.scales.nbytes)
+        return sum(part.nbytes for part in (self.array, self.scales, self.words) if part is not None)
 
 
 @dataclass(frozen=True)
@@ -263,7 +271,16 @@ class SequenceFile:
                 if dtype == found:
                     codes = tensor(key, dtype, np.dtype("u1"), shape)
                     scales = tensor(f"{key}_scale", "F32", np.dtype("<f4"), shape[:2])
-                    return FileRows(codes, DType.F32, kv_format, scales, are_rotated)
+                    words = None
+                    if kv_format is CacheFormat.INT8 and f"{key}_apart" in header:
+                        words = tensor(f"{key}_apart", "U32", np.dtype("<u4"), shape[:2])
+                        beyond = words[(words != 0) & ((words & 0x3FF) >= shape[2])]
+                        if beyond.size:
+                            raise InvalidRequest(
+                                f"{name}: a word of tensor {key}_apart names dimension {beyond[0] & 0x3FF} of {shape[2]}; "
+                                "the file is damaged; export the sequence again."
+                            )
+                    return FileRows(codes, DType.F32, kv_format, scales, words, are_rotated)
             row_type = next((row_type for row_type, dtype in _NAMES.items() if dtype == found), None)
             # Of no dtype of rows: the message names that of the cache.
             row_type = description.kv_format.row_type if row_type is None else row_type
