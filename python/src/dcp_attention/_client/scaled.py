@@ -52,8 +52,8 @@ class ScaledRows:
     Attributes:
         codes: ``[..., dim]``: u8, of ``int8`` two's complement, of ``fp8`` e4m3.
         scales: ``[...]``: what a row's numbers are multiplied by.
-        words: ``[...]``: of keys of ``int8`` the number of a dimension that stands out, as the bits of a Float32 in whose
-            lowest 10 bits the dimension stands; 0 is none.
+        words: ``[...]``: of keys of ``int8`` the number of a dimension that stands out, as the bits of a Float32 whose
+            lowest 10 are the dimension; 0 is none.
     """
 
     codes: npt.NDArray[np.uint8]
@@ -259,4 +259,5 @@ def _transform(rows: Floats) -> None:
 def _unit(size: int) -> np.float32:
     """1 / sqrt(size)."""
     levels = size.bit_length() - 1
-    return np.float32(np.float32(np.sqrt(np.float32(0.5)) if levels % 2 else 1) / np.float32(1 << levels // 2))
+    unit: np.float32 = np.float32(np.sqrt(np.float32(0.5)) if levels % 2 else 1) / np.float32(1 << levels // 2)
+    return unit

@@ -277,8 +277,8 @@ class SequenceFile:
                         beyond = words[(words != 0) & ((words & 0x3FF) >= shape[2])]
                         if beyond.size:
                             raise InvalidRequest(
-                                f"{name}: a word of tensor {key}_apart names dimension {beyond[0] & 0x3FF} of {shape[2]}; "
-                                "the file is damaged; export the sequence again."
+                                f"{name}: a word of tensor {key}_apart names dimension {beyond[0] & 0x3FF} of "
+                                f"{shape[2]}; the file is damaged; export the sequence again."
                             )
                     return FileRows(codes, DType.F32, kv_format, scales, words, are_rotated)
             row_type = next((row_type for row_type, dtype in _NAMES.items() if dtype == found), None)
