@@ -148,6 +148,7 @@ def test_files_keep_every_bit_and_half_the_size(
         np.testing.assert_array_equal(some[name], others[name], name)
     assert some["layers.0.k"].itemsize == 1
     assert some["layers.1.v_scale"].shape == (TOKENS, 2)
+    assert ("layers.0.k_apart" in some) == (kv_format is CacheFormat.INT8)
     with dcp_support.cluster(2, "--interleave", 16) as other, Cluster.connect(other.endpoint) as elsewhere:
         dcpctl("sequence", "import", ours, "--name", "a", coordinator=other.endpoint)
         assert elsewhere.import_(theirs, name="b").bytes == moved.bytes
@@ -235,6 +236,11 @@ def test_rounding_is_that_of_the_daemons_at_any_size(client: Cluster) -> None:
             twice = scaled.scaled(expected, kv_format, are_keys=are_keys)
             np.testing.assert_array_equal(once.codes, twice.codes)
             np.testing.assert_array_equal(once.scales, twice.scales)
+            np.testing.assert_array_equal(once.words, twice.words)
+            if are_keys and kv_format is CacheFormat.INT8:
+                # A dimension that stands out in half of the rows is kept apart.
+                assert once.words is not None
+                assert 0.2 < np.mean(once.words != 0) < 0.8
             if kv_format is CacheFormat.FP8:
                 np.testing.assert_array_equal(expected[::7], sent[::7])
         client.close_sequences([sequence])
