@@ -123,7 +123,8 @@ extension ComputePool {
         prepare: @escaping @Sendable () throws(ServiceError) -> AttentionJob?,
         completion: @escaping @Sendable (Result<AttentionResult, ServiceError>) -> Void
     ) {
-        let run = AttentionRun(isCancelled: isCancelled, prepare: prepare, completion: completion)
+        let run = AttentionRun(
+            threads: threads, isCancelled: isCancelled, prepare: prepare, completion: completion)
         add(run, in: line, AttentionRun.serialPiece)
     }
 }

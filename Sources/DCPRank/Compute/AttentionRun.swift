@@ -33,10 +33,10 @@ final class AttentionRun: ComputeJob {
         var cut = 0
         /// Entries that were too large to be computed when they were split, by entry.
         var large: [(entry: Int, work: AttentionWork)] = []
-        /// Theirs.
-        var pieces: [DealtPiece] = []
+        /// Their pieces.
+        var hands: [PieceHand] = []
         var ended = 0
-        /// Pieces in progress; the one left most recently is continued first, while it is in a cache.
+        /// Hands in progress; the one left most recently is continued first, while it is in a cache.
         var left: [any PortionRun] = []
         /// The destination of merged entries; nil while a thread has it.
         var states: Kept<AttentionStates>?
@@ -47,6 +47,8 @@ final class AttentionRun: ComputeJob {
     }
 
     private let state = Mutex(State())
+    /// Of the pool.
+    private let threads: Int
     private let isCancelled: @Sendable () -> Bool
     private let prepare: @Sendable () throws(ServiceError) -> AttentionJob?
     private let completion: @Sendable (Result<AttentionResult, ServiceError>) -> Void
@@ -61,10 +63,11 @@ final class AttentionRun: ComputeJob {
     static let serialPiece = NextPieces(count: 1, cost: PieceRun.multiplicationsMax / 2)
 
     init(
-        isCancelled: @escaping @Sendable () -> Bool,
+        threads: Int, isCancelled: @escaping @Sendable () -> Bool,
         prepare: @escaping @Sendable () throws(ServiceError) -> AttentionJob?,
         completion: @escaping @Sendable (Result<AttentionResult, ServiceError>) -> Void
     ) {
+        self.threads = threads
         self.isCancelled = isCancelled
         self.prepare = prepare
         self.completion = completion
@@ -91,7 +94,7 @@ final class AttentionRun: ComputeJob {
                 return .cut(some, job)
             case .attending:
                 if let run = state.left.popLast() { return .run(run) }
-                let next = state.pieces[state.taken]
+                let next = state.hands[state.taken]
                 state.taken += 1
                 return .run(next.run())
             case .finishing: return .finish
@@ -178,12 +181,13 @@ final class AttentionRun: ComputeJob {
     /// - Returns: nil when there are none to compute.
     private func deal(_ large: [(entry: Int, work: AttentionWork)]) -> NextPieces? {
         let pieces = DealtPiece.all(of: large.sorted { $0.entry < $1.entry }.map(\.work))
+        let hands = PieceHand.deal(pieces, threads: threads)
         return state.withLock { state in
-            guard state.failure == nil, !pieces.isEmpty else { return nil }
-            state.pieces = pieces
+            guard state.failure == nil, !hands.isEmpty else { return nil }
+            state.hands = hands
             state.stage = .attending
             state.taken = 0
-            return NextPieces(count: pieces.count, cost: pieces.reduce(0) { max($0, $1.portionCost) })
+            return NextPieces(count: hands.count, cost: hands.reduce(0) { max($0, $1.cost) })
         }
     }
 
@@ -197,7 +201,7 @@ final class AttentionRun: ComputeJob {
                 return NextPieces(count: 1, cost: PieceRun.multiplicationsMax)
             }
             state.ended += 1
-            return state.ended == state.pieces.count ? nil : NextPieces.none
+            return state.ended == state.hands.count ? nil : NextPieces.none
         } ?? finish()
     }
 
