@@ -118,6 +118,29 @@ struct ResidenceTests {
         #expect([1, 2, 3, 4].map { rig.cache.isAtHand(SequenceID($0)) } == [false, true, true, false])
     }
 
+    @Test("what could not go before its commit goes with it, beyond the limit")
+    func limitAtCommit() throws {
+        let single = try self.rig(1)
+        let one = try single.cache.statistics()
+        let byteCount = one.memoryByteCount + one.indexByteCount
+        var settings = ShardCache.Settings(mapByteCountMax: 1 << 30, durability: .never)
+        settings.memoryByteCountMax = 4 * byteCount
+        let rig = try Rig(settings: settings)
+        let ids = Array(1...12 as ClosedRange<UInt64>)
+        for id in ids {
+            try rig.open(id)
+            try rig.appendAll(id, at: 0, Array(Self.tags[..<12]))
+        }
+        try rig.settle()
+        #expect(try rig.cache.statistics().residentSequences == 12)
+        for id in ids { try rig.commit(id, 12) }
+        try rig.settle()
+        // Nothing else is done: the next use may be months away.
+        let statistics = try rig.cache.statistics()
+        #expect(statistics.memoryByteCount + statistics.indexByteCount <= 4 * byteCount + byteCount / 4)
+        for id in ids { #expect(try rig.holds(id, Array(Self.tags[..<12]))) }
+    }
+
     @Test("blocks found intact are not checked again, and damage is remembered")
     func verified() throws {
         let rig = try rig()

@@ -27,10 +27,35 @@ final class BlockPool: Sendable {
     private struct Spare {
         /// Last in, first out: what was used last may still be in a cache.
         var ready: [Int: [BlockPlace]] = [:]
-        /// In shared slabs, without memory behind them.
-        var empty: [Int: [BlockPlace]] = [:]
+        /// Shared slabs that have blocks without memory behind them.
+        var partlyEmpty: [Int: [BlockSlab]] = [:]
         /// Of `ready`.
         var byteCount = 0
+
+        /// Takes a block that gets its memory when it is written to.
+        mutating func takeEmpty(byteCount: Int) -> BlockPlace? {
+            guard let slab = partlyEmpty[byteCount]?.last, let address = slab.empty.popLast() else { return nil }
+            if slab.empty.isEmpty { remove(slab, byteCount) }
+            return BlockPlace(address: address, slab: slab)
+        }
+
+        /// A slab of which all blocks are empty is unmapped, and its successor has huge pages again.
+        mutating func giveEmpty(_ place: BlockPlace, byteCount: Int) {
+            let slab = place.slab
+            if slab.empty.isEmpty {
+                slab.place = partlyEmpty[byteCount]?.count ?? 0
+                partlyEmpty[byteCount, default: []].append(slab)
+            }
+            slab.empty.append(place.address)
+            if slab.empty.count == slab.addresses.count { remove(slab, byteCount) }
+        }
+
+        /// The last one takes its place.
+        private mutating func remove(_ slab: BlockSlab, _ byteCount: Int) {
+            guard let last = partlyEmpty[byteCount]?.popLast(), last !== slab else { return }
+            last.place = slab.place
+            partlyEmpty[byteCount]?[slab.place] = last
+        }
     }
 
     init(spareByteCountMax: Int) { self.spareByteCountMax = spareByteCountMax }
@@ -46,10 +71,7 @@ final class BlockPool: Sendable {
                 spare.byteCount -= byteCount
                 return place
             }
-            if let place = spare.empty[byteCount]?.popLast() {
-                place.slab.empty -= 1
-                return place
-            }
+            if let place = spare.takeEmpty(byteCount: byteCount) { return place }
             let slab = BlockSlab(blockByteCount: byteCount)
             let places = slab.addresses.reversed().map { BlockPlace(address: $0, slab: slab) }
             spare.ready[byteCount, default: []] += places.dropLast()
@@ -69,12 +91,7 @@ final class BlockPool: Sendable {
             // A slab of one block goes with its last reference.
             guard place.slab.isShared else { return }
             place.slab.releaseMemory(at: place.address, byteCount: byteCount)
-            place.slab.empty += 1
-            spare.empty[byteCount, default: []].append(place)
-            // All its blocks are in this list: without them it is unmapped, and its successor has huge pages again.
-            if place.slab.empty == place.slab.addresses.count {
-                spare.empty[byteCount]?.removeAll { $0.slab === place.slab }
-            }
+            spare.giveEmpty(place, byteCount: byteCount)
         }
     }
 }

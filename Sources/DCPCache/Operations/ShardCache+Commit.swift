@@ -69,8 +69,12 @@ extension ShardCache {
             plans.value = []
         } apply: { [self] in
             FailPoint.commitAfter.pass()
-            for plan in plans.value { apply(plan) }
+            for plan in plans.value {
+                apply(plan)
+                noteDroppable(plan.sequence)
+            }
             plans.value = []
+            relieveMemory()
             pieced.withLock { $0.noteCommit(transactions: writer.transactionsCommitted) }
             healPieces()
         }

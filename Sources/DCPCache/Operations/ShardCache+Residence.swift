@@ -132,6 +132,12 @@ extension ShardCache {
         release { [self] _ in residentByteCount > limit }
     }
 
+    /// A commit may have made as much as the sequence's open blocks droppable, beyond the limit in use until then.
+    func noteDroppable(_ sequence: SequenceCache) {
+        guard settings.memoryByteCountMax != nil, reliefMark.load(ordering: .relaxed) > 0 else { return }
+        reliefMark.subtract(sequence.model.blockByteCounts.reduce(0, +), ordering: .relaxed)
+    }
+
     /// Bytes of open blocks, of blocks that are not committed, and of where sealed ones are.
     var residentByteCount: Int { memory.account.value + indexes.value }
 
