@@ -126,7 +126,7 @@ struct Driver {
         var rest = held[...]
         repeat {
             let page = HeldSequences(Array(rest.prefix(pageCount)), isLast: rest.count <= pageCount)
-            actions += note(machine.heldSequences(link, epoch: epoch, page, now: now))
+            actions += note(machine.heldSequences(link, epoch: epoch, number: 0, page, now: now))
             rest = rest.dropFirst(pageCount)
         } while !rest.isEmpty
         return actions

@@ -54,15 +54,15 @@ struct LargeJoinTests {
             let actions = driver.on { $0.goOn(now: .zero) }
             turns += 1
             let isAsking = !operations(actions).isEmpty
-            // Four of comparing, four and four of looking up, one that ends it.
-            #expect(isAsking == (turns > 13) || !isGoingOn(actions), "turn \(turns)")
+            // Four and four of counting uses, four of comparing, four and four of looking up, one that ends it.
+            #expect(isAsking == (turns > 21) || !isGoingOn(actions), "turn \(turns)")
             let before = driver.actions.count
             driver.confirm(actions)
             asked += operations(actions).count + operations(Array(driver.actions[before...])).count
             guard isGoingOn(actions) else { break }
         }
         // Four pieces of operations, and the turn that finds none.
-        #expect(turns == 13 + 5)
+        #expect(turns == 21 + 5)
         #expect(driver.machine.phase == .ready)
         // All are cut on rank 0; rank 1 makes three.
         #expect(asked == Self.count + 3)

@@ -94,18 +94,21 @@ extension CoordinatorMachine {
     private mutating func registeredAgain(_ registration: Registration, now: Duration) -> [Action] {
         // Lengths of an older epoch may still change; the rank registers once more in the current one.
         guard case .joining = phase, registration.epoch == state.epoch else { return [] }
+        let count = state.sequences.count
         update(registration.rank) {
             $0.registration = registration
             $0.lastHeard = now
-            $0.holdings = Holdings()
+            $0.holdings = Holdings(capacity: count)
             $0.hasJoined = false
         }
         return persist(numbersTaken(by: registration))
     }
 
-    /// A rank that has registered in the epoch sends a page of its sequences.
-    package mutating func heldSequences(_ link: LinkID, epoch: Epoch, _ page: HeldSequences, now: Duration) -> [Action]
-    {
+    /// A rank that has registered in the epoch sends a page of its sequences. It hears when the page is taken, and sends
+    /// the next one then.
+    package mutating func heldSequences(
+        _ link: LinkID, epoch: Epoch, number: UInt64, _ page: HeldSequences, now: Duration
+    ) -> [Action] {
         guard let rank = rank(of: link), case .joining = phase, epoch == state.epoch, isTelling(rank) else { return [] }
         var heldCount = 0
         update(rank) {
@@ -124,6 +127,7 @@ extension CoordinatorMachine {
                         + "with the right --store.",
                     rank: rank))
         }
+        guard page.isLast else { return [.send(.leaseRenewed, number: number, to: link)] }
         guard members.allSatisfy({ $0.member.hasJoined }) else { return [] }
         eviction.begin(joined)
         return adoption == nil ? settle() : askForRecords()
@@ -177,9 +181,11 @@ extension CoordinatorMachine {
     }
 
     /// Time passed: leases end, and waiting clients are answered.
-    public mutating func tick(now: Duration) -> [Action] {
+    /// - Parameter isLate: something else took the loop's time. What ranks have sent meanwhile may be unread: no lease
+    ///   ends now.
+    public mutating func tick(now: Duration, isLate: Bool = false) -> [Action] {
         var actions: [Action] = []
-        for (rank, member) in members where now - member.lastHeard > lease {
+        for (rank, member) in members where !isLate && now - member.lastHeard > lease {
             let reason = "it sent nothing for its whole lease of \(lease)"
             actions += lost(rank, reason: reason)
             actions.append(

@@ -30,6 +30,7 @@ extension CoordinatorMachine {
     /// Brings the ranks of a new epoch to the same state, piece by piece.
     public mutating func goOn(now: Duration) -> [Action] {
         guard reconciliation != nil else { return [] }
+        if eviction.countReports(atMost: joinPieceCount) { return [.goOn] }
         guard reconciliation!.isComplete else {
             reconciliation!.advance(state)
             return (reconciliation!.isComplete ? found(reconciliation!, now: now) : []) + [.goOn]

@@ -50,6 +50,8 @@ struct Eviction: Sendable {
     private var wanted: [RankIndex: UInt64] = [:]
     private var evictedNames: [(name: String, cause: EvictionCause)] = []
     private var hasBegun = false
+    /// What the ranks reported and is not counted yet; the one that knows most is last.
+    private var reports: [ArraySlice<SequenceID>] = []
 
     /// A round: the request to the ranks that need space.
     private struct Inquiry: Sendable {
@@ -85,12 +87,20 @@ struct Eviction: Sendable {
         guard !hasBegun else { return }
         hasBegun = true
         func knows(_ rank: JoinedRank) -> (UInt64, RankIndex) { (rank.registration.useCount, rank.registration.rank) }
-        for rank in joined.sorted(by: { knows($0) < knows($1) }) {
-            for sequence in rank.holdings.order {
-                clock += 1
-                uses[sequence, default: Use(order: 0, at: .zero)].order = clock
-            }
+        reports = joined.sorted { knows($0) < knows($1) }.map { $0.holdings.order[...] }
+    }
+
+    /// Counts some of what the ranks have reported: all of it may be a million uses of each rank.
+    /// - Returns: whether there was something to count.
+    mutating func countReports(atMost count: Int) -> Bool {
+        guard let report = reports.first else { return false }
+        for sequence in report.prefix(count) {
+            clock += 1
+            uses[sequence, default: Use(order: 0, at: .zero)].order = clock
         }
+        reports[0] = report.dropFirst(count)
+        if reports[0].isEmpty { reports.removeFirst() }
+        return true
     }
 
     mutating func report(_ byteCount: UInt64, from rank: RankIndex) { wanted[rank] = byteCount > 0 ? byteCount : nil }
@@ -162,8 +172,9 @@ struct Eviction: Sendable {
     /// It is closed on all ranks.
     mutating func ended(_ sequence: SequenceID) { current.remove(sequence) }
 
-    /// A rank was lost: the ranks report their needs again.
+    /// A rank was lost: the ranks report their needs again, and in the next join uses that have not been counted.
     mutating func abandon() {
+        if !reports.isEmpty { (reports, hasBegun) = ([], false) }
         inquiry = nil
         current = []
         wanted = [:]

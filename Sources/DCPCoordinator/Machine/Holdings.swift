@@ -9,6 +9,12 @@ struct Holdings: Sendable {
     /// The least recently used first.
     private(set) var order: [SequenceID] = []
 
+    /// - Parameter count: about how many there will be.
+    init(capacity count: Int) {
+        sequences.reserveCapacity(count)
+        order.reserveCapacity(count)
+    }
+
     mutating func add(_ page: HeldSequences) {
         for held in page.sequences where sequences.updateValue(held, forKey: held.sequence) == nil {
             order.append(held.sequence)

@@ -58,7 +58,10 @@ public final class CoordinatorServer {
     private var nextLink: UInt64 = 1
     private var actions = ActionQueue()
     private var isPerforming = false
+    private static let tickPeriod = TimeAmount.milliseconds(50)
     private var ticker: RepeatedTask?
+    private var lastTick: NIODeadline
+    private var wasLate = false
     private var isStopped = false
     private let started: NIODeadline
 
@@ -70,7 +73,7 @@ public final class CoordinatorServer {
         shape = store.initialState.shape
         self.store = store
         self.eventLoop = eventLoop
-        started = eventLoop.now
+        (started, lastTick) = (eventLoop.now, eventLoop.now)
         observer = observe
         listener = Listener(
             configuration.listen, as: .coordinator, inheritedSocket: configuration.inheritedSocket,
@@ -92,13 +95,19 @@ public final class CoordinatorServer {
     public func start() -> EventLoopFuture<Void> {
         eventLoop.preconditionInEventLoop()
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
-        ticker = eventLoop.scheduleRepeatedTask(initialDelay: .milliseconds(50), delay: .milliseconds(50)) { _ in
-            let server = bound.value
-            server.perform(server.machine.tick(now: server.now))
+        ticker = eventLoop.scheduleRepeatedTask(initialDelay: Self.tickPeriod, delay: Self.tickPeriod) { _ in
+            bound.value.tick()
         }
         return listener.start(delegate: self).map {
             bound.value.observe(.listening("\(bound.value.listener.endpoint)"))
         }
+    }
+
+    private func tick() {
+        // After a long turn links are read before the next tick: that one is not late, however long it takes.
+        let isLate = !wasLate && eventLoop.now - lastTick > Self.tickPeriod * 4
+        (lastTick, wasLate) = (eventLoop.now, isLate)
+        perform(machine.tick(now: now, isLate: isLate))
     }
 
     /// Stops and closes links; persisted changes stay. Ranks keep serving.
@@ -170,7 +179,7 @@ public final class CoordinatorServer {
 
     private func goOn() {
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
-        eventLoop.execute {
+        eventLoop.nextTurn {
             let server = bound.value
             guard !server.isStopped else { return }
             server.perform(server.machine.goOn(now: server.now))
@@ -239,7 +248,7 @@ extension CoordinatorServer: LinkDelegate {
         case .register(let registration) where isRank && registration.rank == link.peer?.rank:
             perform(machine.registered(registration, link: id, now: now))
         case .heldSequences(let page) where isRank:
-            perform(machine.heldSequences(id, epoch: frame.epoch, page, now: now))
+            perform(machine.heldSequences(id, epoch: frame.epoch, number: frame.tag.number, page, now: now))
         case .renewLease(let renewal) where isRank: perform(machine.renewed(id, renewal, now: now))
         case .victims(let sequences) where isRank:
             perform(machine.victims(id, number: frame.tag.number, sequences, now: now))

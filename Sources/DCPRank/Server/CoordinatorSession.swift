@@ -27,6 +27,8 @@ final class CoordinatorSession {
     private var hasSentLinksReady = false
     private var renewal: RepeatedTask?
     private var lastRenewed: NIODeadline
+    /// What the coordinator has not been told yet in this epoch.
+    private var heldPages: HeldPages?
     private var isStopped = false
     private var isDraining = false
     private var isDialling = false
@@ -150,30 +152,26 @@ final class CoordinatorSession {
                     directoryMark: server.cache.directoryMark)))
     }
 
-    /// The least recently used first.
-    private func heldSequences() -> [HeldSequences.Element] {
-        server.cache.heldSequences.map { (lastUse: server.uses.lastUse(of: $0.id), $0) }
-            .sorted { ($0.lastUse, $0.1.id) < ($1.lastUse, $1.1.id) }
-            .map { _, held in
-                HeldSequences.Element(
-                    sequence: held.id, model: held.model, committedLength: held.committedLength.value,
-                    intactLength: held.intactLength.value, retention: held.retention)
+    /// What is held, a page at a time; collected on a thread, because the loop has a lease to keep meanwhile.
+    private func tellHeld(in joined: Epoch) {
+        heldPages = nil
+        let (cache, uses, pageCount) = (server.cache, server.uses, server.configuration.heldPageCount)
+        let bound = NIOLoopBound((self, link), eventLoop: server.eventLoop)
+        let eventLoop = server.eventLoop
+        server.pool.submit {
+            let pages = HeldPages(of: cache, uses, pageCount: pageCount)
+            eventLoop.execute {
+                let (session, link) = bound.value
+                guard session.link === link, session.epoch == joined else { return }
+                session.heldPages = pages
+                session.tellNextPage(after: 0)
             }
+        }
     }
 
-    /// A page in each turn of the loop, which has leases to keep.
-    private func tell(_ held: ArraySlice<HeldSequences.Element>) {
-        let count = server.configuration.heldPageCount
-        let page = held.prefix(count), rest = held.dropFirst(count)
-        send(.heldSequences(HeldSequences(Array(page), isLast: rest.isEmpty)))
-        guard !rest.isEmpty else { return }
-        let bound = NIOLoopBound((self, link), eventLoop: server.eventLoop)
-        let epoch = epoch
-        server.eventLoop.execute {
-            let (session, link) = bound.value
-            guard session.link === link, session.epoch == epoch else { return }
-            session.tell(rest)
-        }
+    private func tellNextPage(after taken: UInt64) {
+        guard let (page, number) = heldPages?.next(after: taken) else { return }
+        send(.heldSequences(page), number: number)
     }
 
     /// Renews three times a lease; a coordinator that is silent for a whole lease is dialled anew.
@@ -284,7 +282,7 @@ final class CoordinatorSession {
         hasJoined = true
         FailPoint.registerAgain.pass()
         register()
-        tell(heldSequences()[...])
+        tellHeld(in: next)
         let group = server.cluster.members(ofHeadGroup: server.cluster.headGroup(of: server.configuration.rank))
         // All ranks are registered: the phase is not incomplete.
         server.peers.update(
@@ -324,7 +322,7 @@ extension CoordinatorSession: LinkDelegate {
             }
             follow(topology)
         case .operation(let operation): carryOut(operation, number: frame.tag.number)
-        case .leaseRenewed: break
+        case .leaseRenewed: tellNextPage(after: frame.tag.number)
         case .refusals(let refusals):
             otherRefusals = refusals.filter { $0.rank != server.configuration.rank }
         case .victimsRequest(let candidates):
