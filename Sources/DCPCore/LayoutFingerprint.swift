@@ -11,7 +11,7 @@ public struct LayoutFingerprint: Hashable, Sendable, CustomStringConvertible {
     public let value: UInt64
 
     /// The store format that this build reads and writes. It rises when a byte of a stored value changes its meaning.
-    public static let storeFormat = 4
+    public static let storeFormat = 5
 
     private init(text: String) {
         self.text = text

@@ -36,7 +36,9 @@ package struct Admission {
                 .tooMany,
                 ServiceError(
                     .overloaded,
-                    "\(limits.connectionsMax) connections are open, which is the limit; try again later."))
+                    "\(limits.connectionsMax) connections are open, which is the limit; try again later"
+                        + (limits.connectionsMax < AdmissionLimits().connectionsMax
+                            ? ", or allow the process more open files (LimitNOFILE=)." : ".")))
         }
         if peer != .unknown, waitingOfPeer[peer, default: 0] >= limits.unauthenticatedPerPeerMax {
             return Refusal(
