@@ -151,7 +151,7 @@ struct ByteFormatTests {
             let problem = AttentionCase(
                 format: format, kvHeads: 1, group: 32, keyDim: 128, valueDim: 128, count: 1, length: 3072)
             // Where scores are sharp, the answer hangs on a few tokens: single draws are off by 1 to 3 %.
-            var squares = 0.0
+            var (squares, ofArithmetic) = (0.0, 0.0)
             for _ in 0..<Self.draws {
                 var inputs = AttentionCase.Inputs(
                     queries: Rounding.rounded(normal(32 * 128).map { $0 * sharpness }, to: .bfloat16),
@@ -162,12 +162,15 @@ struct ByteFormatTests {
                 let found = try errors(problem, inputs)
                 print("\(format.name), \(name): \(found)")
                 squares += found.format * found.format / Double(Self.draws)
-                // Light weights of fp8 are rounded to bf16, as those of bf16 are.
-                #expect(found.arithmetic <= (format == .int8 ? 2e-4 : 3e-3), "\(name): \(found)")
+                ofArithmetic += found.arithmetic * found.arithmetic / Double(Self.draws)
             }
             #expect(
                 squares.squareRoot() <= limit,
                 "\(name): \(squares.squareRoot()); DCP_SEED=\(SeededGenerator.seed)")
+            // Light weights of fp8 are rounded to bf16, as those of bf16 are.
+            #expect(
+                ofArithmetic.squareRoot() <= (format == .int8 ? 1e-4 : 3e-3),
+                "\(name): \(ofArithmetic.squareRoot()); DCP_SEED=\(SeededGenerator.seed)")
         }
     }
 
@@ -189,7 +192,7 @@ struct ByteFormatTests {
                     values: try floats("v", 0..<token + 1))
                 let found = try errors(problem, inputs)
                 worst = max(worst, found.format)
-                #expect(found.arithmetic <= 2e-4, "layer \(layer), token \(token): \(found)")
+                #expect(found.arithmetic <= 1e-4, "layer \(layer), token \(token): \(found)")
             }
             print("\(format.name), layer \(layer) of SmolLM2: \(worst)")
             #expect(worst <= stated.trace, "layer \(layer)")
