@@ -24,34 +24,40 @@ extension SoakClient {
         let step = conversations[index].committedSteps
         let story = stories[conversations[index].story]
         guard step < story.steps.count else { return }
-        let last = try await work(index, step: step, until: interruption)
+        let end = try await work(index, step: step, until: interruption)
         await cluster.close()
         // Its answer, if one comes, is nobody's. What it opened again is closed, too.
-        await last?.value
+        await end.request?.value
         await cluster.close()
         (cluster, outages) = (try await settings.connect(), Outages(allowance: settings.patience))
         let handle = conversations[index].handle
         let committed = story.position(ofStep: step)
-        let progress = try await persistently { [cluster] () async throws(ServiceError) in
-            try await cluster.resume(handle, atMost: keeps ? nil : committed)
-        }
-        try check(progress, conversations[index])
-        tally.update { $0.interruptedClients[interruption.rawValue, default: 0] += 1 }
         let steps = Int.random(in: 1...4, using: &random)
+        tally.update { $0.interruptedClients[interruption.rawValue, default: 0] += 1 }
         do {
+            let progress = try await persistently { [cluster] () async throws(ServiceError) in
+                try await cluster.resume(handle, atMost: keeps ? nil : committed)
+            }
+            try check(progress, conversations[index])
             try await append(index, steps: steps, commitEvery: 1, from: progress)
-        } catch let error as ServiceError where error.code == .claimed && last != nil {
-            // The request that it ended in was its first of this sequence, and claimed it. Connections are not in order with
-            // each other: the claim of the one that died may come after that of the one that goes on.
+        } catch let error as ServiceError where error.code == .claimed && !end.isAnswered {
+            // The request that it ended in was its first of this sequence, or its first after an outage, and claimed it.
+            // Connections are not in order with each other: the claim of the one that died may come after that of the one
+            // that goes on.
             try await takeBack(index, steps: steps)
         }
     }
 
+    /// How a client ended.
+    private struct End {
+        /// The request that it ends in.
+        var request: Task<Void, Never>?
+        /// Whether all that it has asked for was answered.
+        var isAnswered = false
+    }
+
     /// Does the part of a token's work that comes before the end. An outage lets it end the sooner.
-    /// - Returns: the request that it ends in.
-    private mutating func work(
-        _ index: Int, step: Int, until interruption: Interruption
-    ) async throws -> Task<Void, Never>? {
+    private mutating func work(_ index: Int, step: Int, until interruption: Interruption) async throws -> End {
         let client = self
         let conversation = conversations[index]
         let layers = stories[conversation.story].shape.layers
@@ -65,16 +71,16 @@ extension SoakClient {
             }
         } catch {
             guard error.isRetryable else { throw error }
-            return nil
+            return End()
         }
         switch interruption {
-        case .betweenLayers, .beforeCommit: return nil
-        case .inStep: return Task { _ = try? await client.send(step, layer: answered, conversation) }
+        case .betweenLayers, .beforeCommit: return End(isAnswered: true)
+        case .inStep: return End(request: Task { _ = try? await client.send(step, layer: answered, conversation) })
         case .inCommit:
             conversations[index].askedSteps = max(conversation.askedSteps, step + 1)
             let length = stories[conversation.story].position(ofStep: step + 1)
             let committed = Self.part(conversation, stories[conversation.story], length)
-            return Task { try? await client.cluster.commit([committed]) }
+            return End(request: Task { try? await client.cluster.commit([committed]) })
         }
     }
 
