@@ -48,7 +48,7 @@ struct RefusalTests {
         }
         #expect(changed > 0)
         try data.write(to: url)
-        expect(.storeRefused, "format 99", "format 4") { try open(rig) }
+        expect(.storeRefused, "format 99", "format \(LayoutFingerprint.storeFormat)") { try open(rig) }
         data = original
         while let at = data.range(of: magic) { data[at.lowerBound] = 0 }
         try data.write(to: url)

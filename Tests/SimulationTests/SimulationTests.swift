@@ -68,10 +68,10 @@ struct SimulationTests {
     @Test(
         "canary: a rank that breaks a rule is caught within 50 seeds",
         arguments: [
-            // What was answered before it was appended shows in what the ranks hold or in what they then refuse. A commit
-            // that was not made shows in what a rank has committed, or in a match that finds less of it.
+            // What was answered before it was appended shows in what the ranks hold, in what they then refuse, or in an
+            // answer that lacks it. A commit that was not made shows in what a rank has committed, or in a match that finds less of it.
             ("commit", ["lost commit", "wrong prefix"]), ("epoch", ["two epochs"]),
-            ("append", ["answered, not in place", "wrong refusal"]),
+            ("append", ["answered, not in place", "wrong refusal", "wrong answer"]),
             ("window", ["wrong answer"]), ("sink", ["wrong answer"]), ("match", ["wrong prefix"]),
             ("turns", ["unfair turns"]),
         ])
