@@ -35,26 +35,17 @@ final class BlockPool: Sendable {
         /// Takes a block that gets its memory when it is written to.
         mutating func takeEmpty(byteCount: Int) -> BlockPlace? {
             guard let slab = partlyEmpty[byteCount]?.last, let address = slab.empty.popLast() else { return nil }
-            if slab.empty.isEmpty { remove(slab, byteCount) }
+            if slab.empty.isEmpty { partlyEmpty[byteCount]?.removeLast() }
             return BlockPlace(address: address, slab: slab)
         }
 
         /// A slab of which all blocks are empty is unmapped, and its successor has huge pages again.
         mutating func giveEmpty(_ place: BlockPlace, byteCount: Int) {
             let slab = place.slab
-            if slab.empty.isEmpty {
-                slab.place = partlyEmpty[byteCount]?.count ?? 0
-                partlyEmpty[byteCount, default: []].append(slab)
-            }
+            if slab.empty.isEmpty { partlyEmpty[byteCount, default: []].append(slab) }
             slab.empty.append(place.address)
-            if slab.empty.count == slab.addresses.count { remove(slab, byteCount) }
-        }
-
-        /// The last one takes its place.
-        private mutating func remove(_ slab: BlockSlab, _ byteCount: Int) {
-            guard let last = partlyEmpty[byteCount]?.popLast(), last !== slab else { return }
-            last.place = slab.place
-            partlyEmpty[byteCount]?[slab.place] = last
+            // Once for each slab: among a thousand for each 2 GiB that are given back.
+            if slab.empty.count == slab.addresses.count { partlyEmpty[byteCount]?.removeAll { $0 === slab } }
         }
     }
 

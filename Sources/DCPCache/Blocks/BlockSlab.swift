@@ -9,14 +9,12 @@ internal import Glibc
 /// allocated one by one: malloc keeps what stands beside something that lives on. With 48 KiB, as SmolLM2 has them, that
 /// was all but nothing of 1.6 GB.
 ///
-/// @unchecked Sendable: constant but for `empty` and `place`, which `BlockPool` changes with its mutex held.
+/// @unchecked Sendable: constant but for `empty`, which `BlockPool` changes with its mutex held.
 final class BlockSlab: @unchecked Sendable {
     /// Where its blocks are, 64-byte aligned.
     let addresses: [UInt]
     /// Those of them that have no memory behind them at the moment.
     var empty: [UInt] = []
-    /// Where it stands among the pool's slabs with such addresses.
-    var place = 0
     private let map: UnsafeMutableRawBufferPointer?
 
     static let hugePageByteCount = 2 << 20

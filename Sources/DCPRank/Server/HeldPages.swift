@@ -13,7 +13,6 @@ struct HeldPages: Sendable {
     private let pageCount: Int
     /// Of the page that was given last, counted from 1.
     private var number: UInt64 = 0
-    private var isOver = false
 
     /// Of a million sequences this takes seconds.
     /// - Parameter pageCount: sequences of a page.
@@ -33,11 +32,10 @@ struct HeldPages: Sendable {
     /// - Parameter taken: the number of the page that the coordinator has taken; 0 for the first page.
     /// - Returns: nil after the last page, and when another page is on its way.
     mutating func next(after taken: UInt64) -> (page: HeldSequences, number: UInt64)? {
-        guard taken == number, !isOver else { return nil }
+        guard taken == number, number == 0 || !rest.isEmpty else { return nil }
         let page = rest.prefix(pageCount)
         rest = rest.dropFirst(pageCount)
         number += 1
-        isOver = rest.isEmpty
-        return (HeldSequences(Array(page), isLast: isOver), number)
+        return (HeldSequences(Array(page), isLast: rest.isEmpty), number)
     }
 }
