@@ -111,12 +111,10 @@ static inline float dcp_key_to_int8(float *row, int64_t dim, uint8_t *bytes, uin
         memcpy(bytes, again, (size_t)dim);
         scale = scale_again, *word = word_again;
     }
+    // It had a word, so its numbers are finite.
     *word = 0;
     dcp_rotate(row, dim);
-    const float most = dcp_row_magnitude(row, dim);
-    if (most < INFINITY) return dcp_int8_row(row, dim, most, bytes);
-    memset(bytes, 0, (size_t)dim);
-    return INFINITY;
+    return dcp_int8_row(row, dim, dcp_row_magnitude(row, dim), bytes);
 }
 
 #endif

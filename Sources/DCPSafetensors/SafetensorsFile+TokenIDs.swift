@@ -16,8 +16,13 @@ extension SafetensorsFile {
                 "\(path): tensor \(Self.tokenIDsName) is \(entry.dataType.rawValue) \(entry.shape); it must be U32 "
                     + "[\(count.map(String.init) ?? "tokens")], one id for each token.")
         }
-        let bytes = try bytes(of: entry)
-        return bytes.withUnsafeBytes { bytes in
+        return try words(of: entry)
+    }
+
+    /// The numbers of a tensor in U32, or some of them.
+    /// - Parameter range: as for `bytes(of:_:)`.
+    package func words(of entry: SafetensorsEntry, _ range: Range<Int>? = nil) throws(ServiceError) -> [UInt32] {
+        try bytes(of: entry, range).withUnsafeBytes { bytes in
             (0..<bytes.count / 4).map {
                 UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: $0 * 4, as: UInt32.self))
             }

@@ -105,12 +105,7 @@ struct FileRows: Sendable {
     private func words(
         _ tokens: Range<Int>, _ entry: SafetensorsEntry, _ file: SafetensorsFile
     ) throws(ServiceError) -> [UInt32] {
-        let bytes = try file.bytes(of: entry, tokens.lowerBound * heads * 4..<tokens.upperBound * heads * 4)
-        let words = bytes.withUnsafeBytes { bytes in
-            (0..<tokens.count * heads).map {
-                UInt32(littleEndian: bytes.loadUnaligned(fromByteOffset: 4 * $0, as: UInt32.self))
-            }
-        }
+        let words = try file.words(of: entry, tokens.lowerBound * heads * 4..<tokens.upperBound * heads * 4)
         if let word = words.first(where: { $0 != 0 && WordApart.dim($0) >= dim }) {
             throw ServiceError(
                 .invalidRequest,

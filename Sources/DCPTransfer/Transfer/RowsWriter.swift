@@ -76,8 +76,9 @@ struct RowsWriter: Sendable {
             try write(scaled.bytes, name)
             try writer.append(scaled.scales, to: FileRows.scales(name))
             guard !scaled.words.isEmpty else { return }
-            let words = scaled.words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } }
-            try write(words, FileRows.words(name))
+            try scaled.words.map(\.littleEndian).lendBytes { (bytes) throws(ServiceError) in
+                try writer.append(bytes, to: FileRows.words(name))
+            }
         case .rounded(let to):
             let numbers = format.rowType.numbers(rows)
             if let number = numbers.first(where: { abs($0) > to.inputMagnitudeMax }) {

@@ -64,8 +64,8 @@ _DTYPES = {
 class CacheFormat(enum.IntEnum):
     """How a KV cache keeps its numbers; the value is the byte that stands for it on the wire and in stores.
 
-    ``INT8`` and ``FP8`` (e4m3) keep bytes, with a scale for each token and KV head: half of what bf16 takes. *Kernels*
-    says how exact they are. They need dimensions that are multiples of 4, and values of their own.
+    ``INT8`` and ``FP8`` (e4m3) keep bytes, with a scale for each token and KV head: half of what bf16 takes. *Byte
+    formats* says how exact they are. They need dimensions that are multiples of 4, and values of their own.
     """
 
     BF16 = 1
@@ -85,6 +85,11 @@ class CacheFormat(enum.IntEnum):
     def has_scales(self) -> bool:
         """Whether it keeps bytes with scales."""
         return self in (CacheFormat.INT8, CacheFormat.FP8)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether a key has a word beside its scale, with a number that stands out."""
+        return self is CacheFormat.INT8
 
     @staticmethod
     def named(name: str) -> CacheFormat:
@@ -339,7 +344,7 @@ class ModelDescription:
         """
         if not self.kv_format.has_scales:
             return self.row_bytes
-        beside = 3 if self.kv_format is CacheFormat.INT8 else 2
+        beside = 3 if self.kv_format.has_words else 2
         return self._numbers + 4 * sum(beside * layer.kv_heads for layer in self.layers)
 
     @property

@@ -2,7 +2,7 @@
 
 """Rows as a KV cache rounds them, and bytes with scales as ``int8`` and ``fp8`` keep them.
 
-The same operations on Float32 as the daemons' own, so that the bits are theirs; see *Kernels*.
+The same operations on Float32 as the daemons' own, so that the bits are theirs; see *Byte formats*.
 """
 
 from __future__ import annotations
@@ -61,6 +61,12 @@ class ScaledRows:
     words: npt.NDArray[np.uint32] | None = None
 
 
+def words_dims(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """The dimension that each word names."""
+    dims: npt.NDArray[np.uint32] = words & _DIM_MASK
+    return dims
+
+
 def scaled(rows: Floats, kv_format: CacheFormat, *, are_keys: bool) -> ScaledRows:
     """Finite rows ``[..., dim]`` in the form in which a cache of ``int8`` or ``fp8`` keeps them."""
     assert kv_format.has_scales
@@ -89,7 +95,7 @@ def numbers(rows: ScaledRows, kv_format: CacheFormat, *, are_rotated: bool) -> F
     if are_rotated and kv_format is CacheFormat.INT8:
         found = _rotated_back(found)
     if rows.words is not None and found.size:
-        dims = (rows.words & _DIM_MASK).astype(np.intp)[..., None]
+        dims = words_dims(rows.words).astype(np.intp)[..., None]
         values = (rows.words & ~_DIM_MASK).view(np.float32)[..., None]
         named = np.take_along_axis(found, dims, -1)
         np.put_along_axis(found, dims, np.where(rows.words[..., None] != 0, named + values, named), -1)

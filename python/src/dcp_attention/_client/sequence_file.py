@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcp_attention._client.scaled import ScaledRows, narrowed, numbers, rounded, scaled, widened
+from dcp_attention._client.scaled import ScaledRows, narrowed, numbers, rounded, scaled, widened, words_dims
 from dcp_attention._wire.records import decoded, encoded
 from dcp_attention._wire.tensors import NUMPY_DTYPES
 from dcp_attention.errors import InvalidModel, InvalidRequest
@@ -31,7 +31,7 @@ from dcp_attention.values import Sequence
 
 FORMAT, FORMAT_VERSION = "dcp-sequence", "4"
 KEY_ROTATION = "signs-walsh-hadamard"
-"""The rotation of the keys of ``int8``, see *Kernels*."""
+"""The rotation of the keys of ``int8``, see *Byte formats*."""
 _NAMES = {DType.BF16: "BF16", DType.F16: "F16", DType.F32: "F32"}
 _BYTES = {CacheFormat.INT8: "I8", CacheFormat.FP8: "F8_E4M3"}
 _SIZES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4, "U32": 4}
@@ -97,7 +97,7 @@ class Writer:
         if self._dtype is not None:
             return [(name, _NAMES[self._dtype], shape)]
         tensors = [(name, _BYTES[self._format], shape), (f"{name}_scale", "F32", shape[:2])]
-        if self._format is CacheFormat.INT8 and name.endswith(".k"):
+        if self._format.has_words and name.endswith(".k"):
             tensors.append((f"{name}_apart", "U32", shape[:2]))
         return tensors
 
@@ -272,12 +272,13 @@ class SequenceFile:
                     codes = tensor(key, dtype, np.dtype("u1"), shape)
                     scales = tensor(f"{key}_scale", "F32", np.dtype("<f4"), shape[:2])
                     words = None
-                    if kv_format is CacheFormat.INT8 and f"{key}_apart" in header:
+                    if kv_format.has_words and f"{key}_apart" in header:
                         words = tensor(f"{key}_apart", "U32", np.dtype("<u4"), shape[:2])
-                        beyond = words[(words != 0) & ((words & 0x3FF) >= shape[2])]
+                        dims = words_dims(words)
+                        beyond = dims[(words != 0) & (dims >= shape[2])]
                         if beyond.size:
                             raise InvalidRequest(
-                                f"{name}: a word of tensor {key}_apart names dimension {beyond[0] & 0x3FF} of "
+                                f"{name}: a word of tensor {key}_apart names dimension {beyond[0]} of "
                                 f"{shape[2]}; the file is damaged; export the sequence again."
                             )
                     return FileRows(codes, DType.F32, kv_format, scales, words, are_rotated)
