@@ -122,8 +122,8 @@ struct ByteFormatTests {
         )
     }
 
-    /// Above what *Kernels* states, in parts of the outputs' root mean square, by what draws of few rows differ: of scores of
-    /// sd 1 and sd 4, of layers of a model, and where a dimension of keys stands out.
+    /// Above what *Byte formats* states, in parts of the outputs' root mean square, by what draws of few rows differ: of
+    /// scores of sd 1 and sd 4, of layers of a model, and where a dimension of keys stands out.
     private static let stated: [CacheFormat: (one: Double, four: Double, trace: Double, outlier: Double)] = [
         .int8: (0.012, 0.025, 0.015, 0.015), .fp8: (0.06, 0.12, 0.06, 0.08),
     ]

@@ -36,7 +36,7 @@ SINKS = ((), (0.0, 1.0, -2.0, 0.5, 2.0, -1.0))
 FORMATS = [CacheFormat.INT8, CacheFormat.FP8]
 TOKENS = 150
 # How far an answer may be from one over what was given, of the root mean square of the outputs: three times what
-# *Kernels* states for scores of a standard deviation of 1, since these are few tokens and heads.
+# *Byte formats* states for scores of a standard deviation of 1, since these are few tokens and heads.
 STATED = {CacheFormat.INT8: 0.03, CacheFormat.FP8: 0.12}
 # And from one over what the cache keeps: where bytes are multiplied, queries and weights have 16 bits.
 ARITHMETIC = {CacheFormat.INT8: 2e-3, CacheFormat.FP8: 1e-4}

@@ -25,7 +25,7 @@ public struct SequenceFile: Sendable {
     static let format = "dcp-sequence"
     static let formatVersion = 4
     static let annotationName = "annotation"
-    /// The rotation of the keys of `int8`, see *Kernels*: signs that never change, then Walsh-Hadamard transforms.
+    /// The rotation of the keys of `int8`, see *Byte formats*: signs that never change, then Walsh-Hadamard transforms.
     static let keyRotation = "signs-walsh-hadamard"
 
     public let path: String

@@ -216,8 +216,9 @@ struct Submit: AsyncParsableCommand {
             }
             if !report.missingLayers.isEmpty {
                 let missing = report.missingLayers.map(String.init).joined(separator: ", ")
+                let layers = report.missingLayers.count == 1 ? "layer" : "layers"
                 printMessage(
-                    "the file lacks layer\(report.missingLayers.count == 1 ? "" : "s") \(missing) of model `\(report.model)`: nothing of it is committed, and "
+                    "the file lacks \(layers) \(missing) of model `\(report.model)`: nothing of it is committed, and "
                         + "the next client of sequence `\(report.sequence)` discards it")
             }
             if let failure = report.ranksFailure {
