@@ -72,8 +72,9 @@ def test_the_header_is_that_of_the_daemons() -> None:
         (frame,) = frames(data)
         assert frame.type == sample["type"]
         assert (frame.epoch, frame.tag, frame.sender) == (6, Tag(0xABCD, 17, 2), 1)
-        pieces = encode(frame.type, frame.epoch, frame.tag, bytes(frame.fields), [frame.payload])
-        again = b"".join(bytes(piece) for piece in pieces)
+        encoded = encode(frame.type, frame.epoch, frame.tag, bytes(frame.fields), [frame.payload])
+        again = b"".join(encoded.pieces)
+        assert encoded.size == len(again)
         # The sender, a rank here, and the header's checksum differ.
         assert again[:36] + again[38:60] + again[64:] == data[:36] + data[38:60] + data[64:]
 
@@ -239,6 +240,6 @@ def test_descriptions_are_those_of_the_daemons() -> None:
 
 def test_payloads_are_aligned() -> None:
     fields = b"\1" * 10
-    pieces = encode(STEP_TYPE, 1, Tag(1, 1), fields, [np.arange(4, dtype=np.float32)])
-    (frame,) = frames(b"".join(bytes(piece) for piece in pieces))
+    encoded = encode(STEP_TYPE, 1, Tag(1, 1), fields, [np.arange(4, dtype=np.float32)])
+    (frame,) = frames(b"".join(encoded.pieces))
     assert frame.payload.ctypes.data % 4 == 0

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,7 @@ class Exchange(enum.IntEnum):
     ALL_GATHER_REDUCE_SCATTER = 2
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterShape:
+class ClusterShape(NamedTuple):
     """W ranks are G head groups of C context ranks; rank ``g C + c`` is context rank c of group g.
 
     Attributes:

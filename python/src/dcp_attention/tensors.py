@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +24,7 @@ _DTYPES: dict[Any, DType] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """Rows of a step's tokens: an array ``[tokens, heads, dim]`` of any strides, in which bf16 is u16."""
 
     array: npt.NDArray[Any]
@@ -76,7 +74,7 @@ def _array(tensor: Tensor, name: str) -> npt.NDArray[Any]:
         return tensor
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(tensor, torch.Tensor):
-        return _torch_array(torch, tensor)
+        return torch_array(torch, tensor)
     if hasattr(tensor, "__dlpack__"):
         return dlpack.as_array(tensor)
     if hasattr(tensor, "__array__"):
@@ -87,16 +85,18 @@ def _array(tensor: Tensor, name: str) -> npt.NDArray[Any]:
     )
 
 
-def _torch_array(torch: Any, tensor: Any) -> npt.NDArray[Any]:
-    tensor = tensor.detach()
-    if tensor.device.type != "cpu":
-        tensor = tensor.cpu()
+def torch_array(torch: Any, tensor: Any) -> npt.NDArray[Any]:
+    """A torch tensor as an array, over the same memory if that is the processor's; bf16 as u16, since numpy has none.
+
+    Args:
+        torch: The module, which this package does not import.
+        tensor: Of any shape, strides and device.
+    """
     if tensor.dtype is torch.bfloat16:
-        # numpy has no bf16: the same bits under another name.
-        array: npt.NDArray[Any] = tensor.view(torch.int16).numpy()
-        return array.view(np.uint16)
-    result: npt.NDArray[Any] = tensor.numpy()
-    return result
+        bits: npt.NDArray[Any] = tensor.view(torch.int16).numpy(force=True)
+        return bits.view(np.uint16)
+    array: npt.NDArray[Any] = tensor.numpy(force=True)  # detached, and copied from another device
+    return array
 
 
 def stored(numbers: npt.NDArray[Any], dtype: DType) -> npt.NDArray[Any]:

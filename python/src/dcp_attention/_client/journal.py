@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,7 @@ import numpy.typing as npt
 from dcp_attention.model import DType
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Tokens of one layer: ``[KV heads, tokens, Dk]`` and ``[KV heads, tokens, Dv]``, whose memory must not change."""
 
     position: int

@@ -5,9 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,7 @@ LOCAL_BYTES, REMOTE_BYTES = 256 << 10, 64 << 10
 time of the exchange that is left out, over sockets of one machine and over a network."""
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(NamedTuple):
     """The tensors of a call for all ranks. They are head-major, ``[heads, tokens, dim]``, and contiguous.
 
     Attributes:
@@ -123,8 +121,7 @@ class Contents:
         is_first = self.keys is not None and all(entry.position == 0 for entry in self.entries)
         if self.queries is None or others == 0 or is_first:
             return QueryMode.GATHER
-        is_remote = any(endpoint is not None and endpoint.startswith("tcp:") for endpoint in topology.endpoints)
-        limit = REMOTE_BYTES if is_remote else LOCAL_BYTES
+        limit = REMOTE_BYTES if _is_remote(topology.endpoints) else LOCAL_BYTES
         return QueryMode.REPLICATE if others * self.queries.nbytes <= limit else QueryMode.GATHER
 
     def _owned(self, rank: int, shape: ClusterShape) -> npt.NDArray[np.int64]:
@@ -163,8 +160,9 @@ class Contents:
 
     def parts(self) -> list[Contents]:
         """The same as several steps, when it is more than one frame may have."""
-        row_bytes = max(self._row_bytes(), 1)
-        tokens_max = max(min(FRAME_BYTES // row_bytes, TOKENS_MAX), 1)
+        tokens_max = 1
+        if self.tokens > 1:
+            tokens_max = max(min(FRAME_BYTES // max(self._row_bytes(), 1), TOKENS_MAX), 1)
         if self.tokens <= tokens_max and len(self.entries) <= ENTRIES_MAX:
             return [self]
         return [self._part(*bounds) for bounds in _bounds(self.entries, tokens_max)]
@@ -203,6 +201,12 @@ def head_places(shape: ClusterShape, query_heads: int, kv_heads: int) -> tuple[t
         (shape.own_heads(rank, query_heads), shape.group_heads(rank, query_heads), shape.group_heads(rank, kv_heads))
         for rank in range(shape.ranks)
     )
+
+
+@lru_cache(maxsize=256)
+def _is_remote(endpoints: tuple[str | None, ...]) -> bool:
+    """Whether a network is between the client and a rank."""
+    return any(endpoint is not None and endpoint.startswith("tcp:") for endpoint in endpoints)
 
 
 def _bounds(entries: Iterable[Entry], tokens_max: int) -> Iterator[tuple[tuple[Entry, ...], int, int]]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy.typing as npt
 
 from dcp_attention._client.outages import concerns_membership
 from dcp_attention._io.endpoint import Endpoint, Peer
 from dcp_attention._io.transport import Call, Link, Transport
-from dcp_attention._wire.frame import Buffer, Frame, Tag, encode
+from dcp_attention._wire.frame import Frame, Tag, encode
 from dcp_attention._wire.requests import GET_TOPOLOGY, Many, Request, Wait
 from dcp_attention.errors import NotReady, ProtocolViolation, RankUnavailable, ServiceError
 from dcp_attention.security import TLS
@@ -149,7 +151,7 @@ class Session:
     async def send(
         self,
         type: int,
-        frames: Iterable[tuple[int, bytes, Sequence[Buffer]]],
+        frames: Iterable[tuple[int, bytes, Sequence[npt.NDArray[Any]]]],
         topology: Topology,
         *,
         timeout: float,
@@ -171,14 +173,15 @@ class Session:
         tag = self.tag(layer)
         try:
             calls = []
-            made: tuple[bytes, Sequence[Buffer], list[Buffer]] | None = None
+            last: tuple[bytes, Sequence[npt.NDArray[Any]]] | None = None
             for rank, fields, payload in frames:
-                if made is None or made[0] is not fields or made[1] is not payload:
-                    made = (fields, payload, encode(type, topology.epoch, tag, fields, payload))
-                calls.append(Call(await self.link(rank, topology), type, tag, made[2]))
+                if last is None or last[0] is not fields or last[1] is not payload:
+                    last, encoded = (fields, payload), encode(type, topology.epoch, tag, fields, payload)
+                calls.append(Call(await self.link(rank, topology), type, tag, encoded))
             replies = await self.transport.exchange(calls, timeout)
-            if any(frame.epoch != topology.epoch for frame in replies):
-                self.forget_topology()
+            for frame in replies:
+                if frame.epoch != topology.epoch:
+                    self.forget_topology()
             return replies
         except ServiceError as error:
             self.forget_topology(error)

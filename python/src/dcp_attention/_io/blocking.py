@@ -10,14 +10,14 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from dcp_attention._io.conversation import Answer, Conversation, hello
 from dcp_attention._io.endpoint import Peer
 from dcp_attention._io.transport import DIAL_TIMEOUT, Call, Link, dial_error, late, tls_error
-from dcp_attention._wire.frame import Buffer, Frame, view
+from dcp_attention._wire.frame import Encoded, Frame
 from dcp_attention.errors import DeadlineExceeded, ServiceError, ShuttingDown
 from dcp_attention.release import RELEASE
 from dcp_attention.security import TLS, check_role
@@ -34,23 +34,15 @@ class BlockingLink:
         self.peer = peer
         self.socket = sock
         self.conversation = Conversation(peer)
+        # A peer that has gone is noticed by the next request.
+        self.is_open = True
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         sock.setblocking(False)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the socket is closed; a peer that has gone is noticed by the next request."""
-        return self.socket.fileno() >= 0
-
-    @property
-    def awaits(self) -> bool:
-        """Whether an answer is outstanding."""
-        return self.is_open and (self.conversation.is_waiting or not self.conversation.is_welcome)
-
-    @property
     def has_buffered(self) -> bool:
         """Whether bytes are buffered that poll(2) does not report."""
-        return self.awaits and isinstance(self.socket, ssl.SSLSocket) and self.socket.pending() > 0
+        return self._is_tls and cast(ssl.SSLSocket, self.socket).pending() > 0
 
     def close(self) -> None:
         """Closes the connection; waiting requests fail."""
@@ -58,31 +50,21 @@ class BlockingLink:
 
     def end(self, error: ServiceError) -> None:
         """Closes the connection for a reason."""
+        self.is_open = False
         self.socket.close()
         self.conversation.ended(error)
 
-    def send(self, pieces: list[Buffer], deadline: float) -> None:
+    def send(self, frame: Encoded, deadline: float) -> None:
         """Sends a frame whole, or ends the connection.
 
         Raises:
             DeadlineExceeded: It took too long.
             ServiceError: The connection ended.
         """
-        left = [view(piece) for piece in pieces]
         try:
-            while left:
-                try:
-                    sent = self._send(left)
-                except (BlockingIOError, ssl.SSLWantWriteError):
-                    self._wait(select.POLLOUT, deadline)
-                    continue
-                except ssl.SSLWantReadError:
-                    self._wait(select.POLLIN, deadline)
-                    continue
-                while left and sent >= len(left[0]):
-                    sent -= len(left.pop(0))
-                if sent:
-                    left[0] = left[0][sent:]
+            sent = self._send_at_once(frame)
+            if sent < frame.size:
+                self._send_rest(frame, sent, deadline)
         except DeadlineExceeded as error:
             # A frame that was begun cannot be taken back.
             self.end(error)
@@ -94,8 +76,31 @@ class BlockingLink:
             self.end(ShuttingDown("A request was interrupted while it was sent."))
             raise
 
-    def _send(self, left: list[memoryview]) -> int:
-        return self.socket.send(left[0]) if self._is_tls else self.socket.sendmsg(left[:_IOV_MAX])
+    def _send_at_once(self, frame: Encoded) -> int:
+        """Sends what a socket takes of a frame: of a decode step all of it. TLS takes one piece at a time."""
+        if self._is_tls:
+            return 0
+        try:
+            return self.socket.sendmsg(frame.pieces[:_IOV_MAX])
+        except BlockingIOError:
+            return 0
+
+    def _send_rest(self, frame: Encoded, sent: int, deadline: float) -> None:
+        left = [memoryview(piece).cast("B") for piece in frame.pieces]
+        while True:
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if not left:
+                return
+            if sent:
+                left[0] = left[0][sent:]
+            sent = 0
+            try:
+                sent = self.socket.send(left[0]) if self._is_tls else self.socket.sendmsg(left[:_IOV_MAX])
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait(select.POLLOUT, deadline)
+            except ssl.SSLWantReadError:
+                self._wait(select.POLLIN, deadline)
 
     def _wait(self, events: int, deadline: float) -> None:
         poll = select.poll()
@@ -116,7 +121,7 @@ class BlockingLink:
                     self.end(self.peer.gone("the peer closed it"))
                     return
                 conversation.received(count)
-                if reader.is_between_frames and conversation.is_welcome and not conversation.is_waiting:
+                if not conversation.awaits and reader.is_between_frames:
                     return
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
@@ -142,11 +147,10 @@ class BlockingTransport:
             Whether that was before the deadline.
         """
         while is_due():
-            ready = [link for link in links if link.has_buffered]
+            awaited = [link for link in links if link.is_open and link.conversation.awaits]
+            ready = [link for link in awaited if link.has_buffered] or self._poll(awaited, deadline)
             if not ready:
-                ready = self._poll([link for link in links if link.awaits], deadline)
-                if not ready:
-                    return False
+                return False
             for link in ready:
                 link.receive()
         return True
@@ -196,10 +200,10 @@ class BlockingTransport:
 
         try:
             for index, call in enumerate(calls):
-                call.link.conversation.expect(call.tag, call.type, lambda value, index=index: answer(index, value))
+                call.link.conversation.expect(call.tag, call.type, partial(answer, index))
                 if failure is not None:
                     break
-                call.link.send(call.pieces, deadline)
+                call.link.send(call.frame, deadline)
             waits = self._receive(links, deadline, lambda: due > 0 and failure is None)
             if not waits:
                 raise late(next(c.link for c, a in zip(calls, answers, strict=True) if a is None).peer, timeout)

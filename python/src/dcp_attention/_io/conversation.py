@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from dcp_attention._io.endpoint import Peer
 from dcp_attention._wire.codec import FAILURE
-from dcp_attention._wire.frame import NO_TAG, Buffer, Frame, FrameReader, Tag, encode
+from dcp_attention._wire.frame import NO_TAG, Encoded, Frame, FrameReader, Tag, encode
 from dcp_attention._wire.requests import FAILURE_TYPE, HELLO, HELLO_TYPE, REPLY_BIT, WELCOME_TYPE, Hello
 from dcp_attention.errors import Incompatible, ProtocolViolation, ServiceError
 
@@ -18,7 +18,7 @@ CLIENT, RANK, COORDINATOR = 1, 2, 3
 Answer: TypeAlias = "Frame | ServiceError"
 
 
-def hello(release: str) -> list[Buffer]:
+def hello(release: str) -> Encoded:
     """The first frame of a client."""
     fields = bytearray()
     HELLO.write(fields, Hello(CLIENT, None, 0, "", f"{release} (Python)"))
@@ -36,9 +36,9 @@ class Conversation:
         self._waiting: dict[Tag, tuple[int, Callable[[Answer], None]]] = {}
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether an answer is due."""
-        return bool(self._waiting)
+    def awaits(self) -> bool:
+        """Whether a frame is due: the peer's welcome, or an answer."""
+        return not self.is_welcome or len(self._waiting) > 0
 
     def expect(self, tag: Tag, type: int, answer: Callable[[Answer], None]) -> None:
         """Notes a request that is sent.

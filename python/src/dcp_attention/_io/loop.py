@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 from dcp_attention._io.conversation import Answer, Conversation, hello
 from dcp_attention._io.endpoint import Peer
 from dcp_attention._io.transport import DIAL_TIMEOUT, Call, Link, dial_error, late, tls_error
-from dcp_attention._wire.frame import Buffer, Frame, view
+from dcp_attention._wire.frame import Encoded, Frame
 from dcp_attention.errors import ServiceError, ShuttingDown
 from dcp_attention.release import RELEASE
 from dcp_attention.security import TLS, check_role
@@ -93,12 +93,12 @@ class LoopLink(asyncio.BufferedProtocol):
         assert self._transport is not None
         check_role(self._transport.get_extra_info("peercert"), self.peer.role)
 
-    def send(self, pieces: list[Buffer]) -> None:
+    def send(self, frame: Encoded) -> None:
         """Sends a frame; no other task writes in between."""
         assert self._transport is not None
         if self.is_open:
-            for piece in pieces:
-                self._transport.write(view(piece))
+            for piece in frame.pieces:
+                self._transport.write(memoryview(piece).cast("B"))
 
     @property
     def is_congested(self) -> bool:
@@ -168,7 +168,7 @@ class LoopTransport:
             call.link.conversation.expect(call.tag, call.type, lambda value, answer=answer: _settle(answer, value))
         try:
             for call in calls:
-                call.link.send(call.pieces)
+                call.link.send(call.frame)
                 if call.link.is_congested:
                     await asyncio.wait_for(call.link.taken(), deadline - loop.time())
             done, _ = await asyncio.wait(answers, timeout=deadline - loop.time(), return_when=asyncio.FIRST_EXCEPTION)

@@ -7,11 +7,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dcp_attention._io.endpoint import Peer
-from dcp_attention._wire.frame import Buffer, Frame, Tag
+from dcp_attention._wire.frame import Encoded, Frame, Tag
 from dcp_attention.errors import AccessDenied, DeadlineExceeded, ServiceError
 from dcp_attention.security import TLS
 
@@ -33,14 +32,13 @@ class Link(Protocol):
         """Closes the connection; waiting requests fail."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request to send over a link: a frame in pieces, and the tag that matches its answer."""
+class Call(NamedTuple):
+    """A request to send over a link: its frame, and the tag that matches its answer."""
 
     link: Any
     type: int
     tag: Tag
-    pieces: list[Buffer]
+    frame: Encoded
 
 
 class Transport(Protocol):

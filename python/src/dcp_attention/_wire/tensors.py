@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,16 +30,16 @@ _RESULT = struct.Struct("<IHHBB")
 _ROWS = struct.Struct("<QIQI")
 _ROWS_REPLY = struct.Struct("<QIBHHH")
 _COUNT = struct.Struct("<I")
+_F32 = np.dtype("<f4")
 
 NUMPY_DTYPES: dict[DType, np.dtype[Any]] = {
     DType.BF16: np.dtype("<u2"),
     DType.F16: np.dtype("<f2"),
-    DType.F32: np.dtype("<f4"),
+    DType.F32: _F32,
 }
 
 
-@dataclass(frozen=True, slots=True)
-class StepFields:
+class StepFields(NamedTuple):
     """A step as one rank receives it, without its tensors.
 
     ``query_mode`` is 1 for gather, 2 for replicate, 3 for a step without queries; entries are sequence, position,
@@ -77,10 +77,12 @@ class StepFields:
             self.value_dim,
             self.kv_tokens,
         )
-        entries = _COUNT.pack(len(self.entries)) + b"".join(_ENTRY.pack(*entry) for entry in self.entries)
-        commits = bytearray()
-        COMMIT.fields.write(commits, self.commits)
-        return head + entries + commits
+        fields = bytearray(head)
+        fields += _COUNT.pack(len(self.entries))
+        for entry in self.entries:
+            fields += _ENTRY.pack(*entry)
+        COMMIT.fields.write(fields, self.commits)
+        return bytes(fields)
 
     @staticmethod
     def decoded(data: memoryview) -> StepFields:
@@ -114,8 +116,7 @@ class StepFields:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(NamedTuple):
     """A rank's answer: outputs ``[heads, tokens, Dv]`` and log-sum-exps ``[heads, tokens]`` of its own heads."""
 
     tokens: int
@@ -134,13 +135,13 @@ class StepResult:
         if len(frame.fields) != _RESULT.size:
             raise ProtocolViolation(f"A step's reply has {len(frame.fields)} bytes of fields, not {_RESULT.size}.")
         tokens, heads, dim, has_lse, base = _RESULT.unpack(frame.fields)
-        outputs, rows = heads * tokens * dim * 4, heads * tokens * 4
-        if base != 1 or has_lse > 1 or len(frame.payload) != outputs + has_lse * rows:
+        rows = heads * tokens
+        split = rows * dim
+        if base != 1 or has_lse > 1 or len(frame.payload) != (split + has_lse * rows) * 4:
             raise ProtocolViolation(
                 f"A step's reply has {len(frame.payload)} bytes for [{heads}, {tokens}, {dim}], base {base}."
             )
-        numbers = np.frombuffer(frame.payload, np.dtype("<f4"))
-        split = heads * tokens * dim
+        numbers = frame.payload.view(_F32)
         return StepResult(
             tokens,
             heads,

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from dcp_attention.transformers._sealed import Update
 
 
-@dataclass(frozen=True)
-class AttentionCall:
+class AttentionCall(NamedTuple):
     """One layer's attention in one forward pass.
 
     Attributes:
@@ -93,8 +91,8 @@ def dcp_attention(
         module=module,
         update=update,
         query=query,
-        key=key.open(),
-        value=value.open(),
+        key=key.plain,
+        value=value.plain,
         mask=mask,
         scale=float(scaling) if scaling is not None else query.shape[-1] ** -0.5,
         softcap=None if softcap is None else float(softcap),
@@ -113,9 +111,9 @@ def _checked(
 ) -> CheckedMask:
     """Refuses arguments that the daemons do not support; returns the mask."""
     name = type(module).__name__
-    for argument, meaning in _UNKNOWN.items():
-        if (passed := others.get(argument)) is not None and passed is not False:
-            raise NotServed(f"`{name}` passes `{argument}`: {meaning}. The daemons do not serve it.")
+    for argument in others.keys() & _UNKNOWN.keys():
+        if (passed := others[argument]) is not None and passed is not False:
+            raise NotServed(f"`{name}` passes `{argument}`: {_UNKNOWN[argument]}. The daemons do not serve it.")
     if dropout:
         raise NotServed(f"`{name}` drops out {dropout} of its attention, as in training. Call model.eval().")
     if torch.is_grad_enabled() and query.requires_grad:

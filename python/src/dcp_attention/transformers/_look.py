@@ -14,6 +14,7 @@ import inspect
 import json
 import weakref
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -180,21 +181,43 @@ def attention_of(call: AttentionCall, *, is_latent: bool) -> LayerAttention:
     Raises:
         NotServed: With what the daemons' limits say of it.
     """
-    latent, rotated = call.update.keys.shape[-1], call.update.values.shape[-1]
+    if is_latent:
+        latent, rotated = call.update.keys.shape[-1], call.update.values.shape[-1]
+        dims = 1, latent + rotated, latent
+    else:
+        dims = call.key.shape[1], call.key.shape[3], call.value.shape[3]
     try:
-        return LayerAttention(
-            query_heads=call.query.shape[1],
-            kv_heads=1 if is_latent else call.key.shape[1],
-            key_dim=latent + rotated if is_latent else call.key.shape[3],
-            value_dim=latent if is_latent else call.value.shape[3],
-            scale=call.scale,
-            softcap=call.softcap,
-            window=call.mask.window,
-            has_sinks=call.sinks is not None,
-            leading_values=is_latent,
+        return _attention(
+            call.query.shape[1], *dims, call.scale, call.softcap, call.mask.window, call.sinks is not None, is_latent
         )
     except InvalidModel as error:
         raise NotServed(f"Layer {call.update.layer}: {error.message}") from error
+
+
+@lru_cache(maxsize=256)
+def _attention(
+    query_heads: int,
+    kv_heads: int,
+    key_dim: int,
+    value_dim: int,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+    has_sinks: bool,
+    leading_values: bool,
+) -> LayerAttention:
+    """The same object for the same call, layer after layer and token after token."""
+    return LayerAttention(
+        query_heads=query_heads,
+        kv_heads=kv_heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+        scale=scale,
+        softcap=softcap,
+        window=window,
+        has_sinks=has_sinks,
+        leading_values=leading_values,
+    )
 
 
 _served: weakref.WeakKeyDictionary[PreTrainedModel, tuple[object, ServedModel]] = weakref.WeakKeyDictionary()

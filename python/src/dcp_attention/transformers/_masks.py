@@ -28,10 +28,14 @@ class CheckedMask(torch.Tensor):
     """A mask that was found to be causal.
 
     Attributes:
+        queries: How many it is for.
+        keys: How many it is over; the queries are the last of them.
         window: How many tokens a query sees, its own counted; ``None`` for all.
         padding: Tokens of left padding, for each row of the batch; ``None`` where the caller passed no mask.
     """
 
+    queries: int
+    keys: int
     window: int | None
     padding: tuple[int, ...] | None
 
@@ -40,6 +44,7 @@ class CheckedMask(torch.Tensor):
         """A mask of a shape ``[B, 1, queries, keys]`` that takes no memory."""
         data = torch.ones((), dtype=torch.bool).expand(shape)
         mask: CheckedMask = torch.Tensor._make_subclass(CheckedMask, data)
+        _, _, mask.queries, mask.keys = shape
         mask.window, mask.padding = window, padding
         return mask
 

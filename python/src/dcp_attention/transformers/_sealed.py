@@ -104,21 +104,23 @@ _BY_TOKEN = {
 
 
 class SealedTensor(torch.Tensor):
-    """Keys or values of an `Update`, or tensors derived from them token by token."""
+    """Keys or values of an `Update`, or tensors derived from them token by token.
+
+    Attributes:
+        update: Theirs.
+        plain: The same tensor, not sealed.
+    """
 
     update: Update
+    plain: torch.Tensor
 
     @staticmethod
     def of(data: torch.Tensor, update: Update) -> SealedTensor:
         """Seals a tensor; no data is copied."""
-        sealed: SealedTensor = torch.Tensor._make_subclass(SealedTensor, data.detach())
-        sealed.update = update
+        plain = data.detach()
+        sealed: SealedTensor = torch.Tensor._make_subclass(SealedTensor, plain)
+        sealed.update, sealed.plain = update, plain
         return sealed
-
-    def open(self) -> torch.Tensor:
-        """The plain tensor."""
-        with torch._C.DisableTorchFunctionSubclass():
-            return self.as_subclass(torch.Tensor)  # type: ignore[arg-type]
 
     @classmethod
     def __torch_function__(
