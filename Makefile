@@ -32,8 +32,8 @@ REFERENCE := .build/reference
 DEB := .build/deb
 VERSION := $(shell sed -n 's/.*static let current = "\(.*\)".*/\1/p' Sources/DCPWire/*.swift Sources/DCPWire/*/*.swift)
 
-.PHONY: help engines-env deps deps-arm64 deps-deb build local run test test-python test-engines lint-engines check-vllm chat deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
-	install stage deb clean
+.PHONY: help engines-env vllm-env deps deps-arm64 deps-deb build local run test test-python test-engines lint-engines check-vllm chat deps-python wheel soak simulate check-kernels check-arm64 check-hosts check-metrics check-units check-systemd bench lint docs reference package-reference \
+	install static stage deb clean
 
 help:
 	@echo "make run      build what it takes, then serve a real model's tensors from a fresh cluster of 4 ranks and check the answer"
@@ -118,6 +118,8 @@ test-engines: build $(ENGINES_ENV)/ready $(ENGINES_ENV)/llama-cpp
 		--rootdir python -c python/pyproject.toml python/tests/huggingface python/tests/llama_example
 
 engines-env: $(ENGINES_ENV)/ready $(ENGINES_ENV)/llama-cpp
+
+vllm-env: $(VLLM_ENV)/ready
 
 lint-engines: $(ENGINES_ENV)/ready
 	cd python && ../$(ENGINES_ENV)/bin/mypy src/dcp_attention/transformers src/dcp_attention/check src/dcp_attention/vllm \
@@ -247,7 +249,8 @@ reference: deps
 package-reference: build
 	$(BIN)/dcp-reference --package $(REFERENCE) --programs $(BIN)
 
-install: package-reference stage
+install: package-reference static
+	$(MAKE) stage BIN=$(STATIC)
 
 # What an operator reads, in the package too: alerts, refusals and the unit files name these.
 DOCUMENTS := Sources/DCPCore/DCPCore.docc
@@ -284,15 +287,15 @@ stage:
 	install -m 644 $(REFERENCE)/completions/fish/* $(SHARE)/fish/vendor_completions.d
 	[ -e $(DESTDIR)/etc/dcp/dcp.yaml ] || install -m 644 $(REFERENCE)/dcp.yaml $(DESTDIR)/etc/dcp/dcp.yaml
 
-# A build of its own: whether the runtime is static changes how every module is compiled.
+# What is installed has the Swift runtime inside: it needs no toolchain, and calls into the runtime more directly.
 STATIC := .build/static
-deb: deps deps-deb
-	for program in dcp-reference $(PROGRAMS); do \
-		$(SWIFT_BUILD) --scratch-path $(STATIC) --static-swift-stdlib --product $$program || exit 1; \
-	done
+static: build
+	for program in $(PROGRAMS); do packaging/link-static $(BIN) $$program $(STATIC)/$$program || exit 1; done
+
+deb: deps-deb static
 	rm -rf $(DEB) $(REFERENCE) && mkdir -p $(DEB)
-	$(STATIC)/release/dcp-reference --package $(REFERENCE) --programs $(STATIC)/release
-	$(MAKE) stage BIN=$(STATIC)/release DESTDIR=$(DEB)/root PREFIX=/usr
+	$(BIN)/dcp-reference --package $(REFERENCE) --programs $(STATIC)
+	$(MAKE) stage BIN=$(STATIC) DESTDIR=$(DEB)/root PREFIX=/usr
 	packaging/deb $(DEB)/root $(DEB) $(VERSION)
 	lintian --tag-display-limit 0 --allow-root --fail-on error $(DEB)/*.deb
 
