@@ -194,21 +194,18 @@ check-kernels:
 		xargs -P "$$(nproc)" -I{} sh -c 'case {} in */attend_avx*) with="$(SANITIZE_WIDE)";; *) with="$(SANITIZE)";; esac; \
 			$(CHECK_CC) $$with -I$(KERNELS)/include -c {} -o $(CHECK_BUILD)/$$(echo {} | tr / -).o'
 	$(CHECK_CC) $(SANITIZE) -fuse-ld=lld $(CHECK_BUILD)/*.o -lm -o .build/kernel-check
-	.build/kernel-check all $(CHECK_SEED)
+	sets=$$(.build/kernel-check list) && echo "$$sets" | xargs -P "$$(nproc)" -I{} .build/kernel-check {} $(CHECK_SEED)
 
 # Compiled by Swift's clang, as SwiftPM would, and linked statically by Debian's cross gcc.
 ARM64_BUILD := .build/arm64
 ARM64_CC := clang --target=aarch64-linux-gnu -isystem /usr/aarch64-linux-gnu/include -std=gnu11 -O2 -Wall -Wextra -Werror
 check-arm64: deps-arm64
-	rm -rf $(ARM64_BUILD) && mkdir -p $(ARM64_BUILD)/check
-	for source in $(KERNELS)/*.c; do \
-		$(ARM64_CC) -I$(KERNELS)/include -c $$source -o $(ARM64_BUILD)/$$(basename $$source .c).o || exit 1; \
-	done
-	for source in Tests/Support/kernel-check/*.c; do \
-		$(ARM64_CC) -I$(KERNELS)/include -c $$source -o $(ARM64_BUILD)/check/$$(basename $$source .c).o || exit 1; \
-	done
-	aarch64-linux-gnu-gcc -static $(ARM64_BUILD)/*.o $(ARM64_BUILD)/check/*.o -lm -o $(ARM64_BUILD)/kernel-check
-	qemu-aarch64 -cpu max $(ARM64_BUILD)/kernel-check all $(CHECK_SEED)
+	rm -rf $(ARM64_BUILD) && mkdir -p $(ARM64_BUILD)
+	printf '%s\n' $(wildcard $(KERNELS)/*.c Tests/Support/kernel-check/*.c) | xargs -P "$$(nproc)" -I{} sh -c \
+		'$(ARM64_CC) -I$(KERNELS)/include -c {} -o $(ARM64_BUILD)/$$(echo {} | tr / -).o'
+	aarch64-linux-gnu-gcc -static $(ARM64_BUILD)/*.o -lm -o $(ARM64_BUILD)/kernel-check
+	sets=$$(qemu-aarch64 -cpu max $(ARM64_BUILD)/kernel-check list) && \
+		echo "$$sets" | xargs -P "$$(nproc)" -I{} qemu-aarch64 -cpu max $(ARM64_BUILD)/kernel-check {} $(CHECK_SEED)
 
 # Debian's promtool; nothing is installed or started but a cluster in a temporary directory.
 check-metrics: build

@@ -4,6 +4,7 @@
 // check-kernels`.
 //
 //   kernel-check SET|all [SEED]
+//   kernel-check list          the sets that this machine has, one in a line
 //
 // Exits with 0 when all cases hold, 1 when one does not, 64 when the machine has no such set.
 #define _GNU_SOURCE
@@ -84,6 +85,10 @@ static void check_rate(void) {
 int main(int count, char **arguments) {
     const char *name = count > 1 ? arguments[1] : "";
     const uint64_t seed = count > 2 ? strtoull(arguments[2], NULL, 0) : (uint64_t)time(NULL) ^ (uint64_t)getpid() << 32;
+    if (strcmp(name, "list") == 0) {
+        for (int i = 1; i < dcp_kernels_count(); i++) puts(dcp_kernels(i)->name);
+        return dcp_kernels_count() > 1 ? 0 : 64;
+    }
     int found = 0;
     check_rate();
     for (int i = 1; i < dcp_kernels_count(); i++) {
