@@ -10,7 +10,7 @@ import NIOCore
 import Synchronization
 import Testing
 
-@Suite("Rings in shared memory", .timeLimit(.minutes(2)))
+@Suite("Rings in shared memory", .timeLimit(.minutes(15)))
 struct SharedRingsTests {
     private let settings = MemorySettings(ringByteCount: 64 << 10, payloadByteCountMin: 1)
 
