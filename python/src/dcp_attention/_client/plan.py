@@ -160,7 +160,7 @@ class Contents(NamedTuple):
 
     def parts(self) -> list[Contents]:
         """The same as several steps, when it is more than one frame may have."""
-        tokens_max = 1
+        tokens_max = 1  # a token always fits
         if self.tokens > 1:
             tokens_max = max(min(FRAME_BYTES // max(self._row_bytes(), 1), TOKENS_MAX), 1)
         if self.tokens <= tokens_max and len(self.entries) <= ENTRIES_MAX:

@@ -86,7 +86,7 @@ class BlockingLink:
             return 0
 
     def _send_rest(self, frame: Encoded, sent: int, deadline: float) -> None:
-        left = [memoryview(piece).cast("B") for piece in frame.pieces]
+        left = [memoryview(piece) for piece in frame.pieces]
         while True:
             while left and sent >= len(left[0]):
                 sent -= len(left.pop(0))

@@ -98,7 +98,7 @@ class LoopLink(asyncio.BufferedProtocol):
         assert self._transport is not None
         if self.is_open:
             for piece in frame.pieces:
-                self._transport.write(memoryview(piece).cast("B"))
+                self._transport.write(piece)
 
     @property
     def is_congested(self) -> bool:

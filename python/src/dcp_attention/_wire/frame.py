@@ -57,7 +57,7 @@ class Frame(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A frame to be sent: pieces, one after the other and none of them empty, and how many bytes these are."""
+    """A frame to be sent: pieces of bytes, one after the other and none of them empty, and how many bytes these are."""
 
     pieces: list[bytes | memoryview]
     size: int
@@ -97,7 +97,7 @@ def encode(
         0,
     )
     head = b"".join((header, _CHECKSUM.pack(google_crc32c.value(header)), fields))
-    return Encoded([head, *(array.data for array in payload if array.size)], len(head) + size)
+    return Encoded([head, *(array.data.cast("B") for array in payload if array.size)], len(head) + size)
 
 
 class FrameReader:

@@ -175,6 +175,10 @@ def not_attended(layer: int) -> NotServed:
     )
 
 
+# The same object for the same call, layer after layer and token after token.
+_kind = lru_cache(maxsize=256)(LayerAttention)
+
+
 def attention_of(call: AttentionCall, *, is_latent: bool) -> LayerAttention:
     """The kind of layer that makes a call.
 
@@ -183,41 +187,23 @@ def attention_of(call: AttentionCall, *, is_latent: bool) -> LayerAttention:
     """
     if is_latent:
         latent, rotated = call.update.keys.shape[-1], call.update.values.shape[-1]
-        dims = 1, latent + rotated, latent
+        kv_heads, key_dim, value_dim = 1, latent + rotated, latent
     else:
-        dims = call.key.shape[1], call.key.shape[3], call.value.shape[3]
+        kv_heads, key_dim, value_dim = call.key.shape[1], call.key.shape[3], call.value.shape[3]
     try:
-        return _attention(
-            call.query.shape[1], *dims, call.scale, call.softcap, call.mask.window, call.sinks is not None, is_latent
+        return _kind(
+            query_heads=call.query.shape[1],
+            kv_heads=kv_heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            scale=call.scale,
+            softcap=call.softcap,
+            window=call.mask.window,
+            has_sinks=call.sinks is not None,
+            leading_values=is_latent,
         )
     except InvalidModel as error:
         raise NotServed(f"Layer {call.update.layer}: {error.message}") from error
-
-
-@lru_cache(maxsize=256)
-def _attention(
-    query_heads: int,
-    kv_heads: int,
-    key_dim: int,
-    value_dim: int,
-    scale: float,
-    softcap: float | None,
-    window: int | None,
-    has_sinks: bool,
-    leading_values: bool,
-) -> LayerAttention:
-    """The same object for the same call, layer after layer and token after token."""
-    return LayerAttention(
-        query_heads=query_heads,
-        kv_heads=kv_heads,
-        key_dim=key_dim,
-        value_dim=value_dim,
-        scale=scale,
-        softcap=softcap,
-        window=window,
-        has_sinks=has_sinks,
-        leading_values=leading_values,
-    )
 
 
 _served: weakref.WeakKeyDictionary[PreTrainedModel, tuple[object, ServedModel]] = weakref.WeakKeyDictionary()

@@ -266,9 +266,7 @@ class DCPCache(NoStateCache):
             if forward.commits:
                 self._rows.committed()
                 forward.commits = False
-        out = torch.from_numpy(answer.out)
-        if call.query.device.type != "cpu":
-            out = out.to(call.query.device)
+        out = torch.from_numpy(answer.out).to(call.query.device)
         if latents is not None:
             out = latents.outputs(out[None])[0]
         if len(parts) == 1 and batch == 1 and steps[0].count == tokens:
