@@ -186,15 +186,16 @@ CHECK_BUILD := .build/checked
 CHECK_CC := clang -std=gnu11 -O1 -g -Wall -Wextra -Werror -fno-sanitize-recover=all
 SANITIZE := -fsanitize=address,undefined
 # Of the widest loops the address sanitizer alone: with the other each of these files takes five minutes to compile instead of one.
-# Their scalar twins and everything around them have both. A file on each processor, the longest first.
+# Their scalar twins and everything around them have both. A file on each processor, the longest first; then a set of kernels on each.
 SANITIZE_WIDE := -fsanitize=address
+check_sets = sets=$$($(1) list) && echo "$$sets" | xargs -P "$$(nproc)" -I{} $(1) {} $(CHECK_SEED)
 check-kernels:
 	rm -rf $(CHECK_BUILD) && mkdir -p $(CHECK_BUILD)
 	printf '%s\n' $(KERNELS)/attend_avx*.c $(filter-out $(KERNELS)/attend_avx%,$(wildcard $(KERNELS)/*.c Tests/Support/kernel-check/*.c)) | \
 		xargs -P "$$(nproc)" -I{} sh -c 'case {} in */attend_avx*) with="$(SANITIZE_WIDE)";; *) with="$(SANITIZE)";; esac; \
 			$(CHECK_CC) $$with -I$(KERNELS)/include -c {} -o $(CHECK_BUILD)/$$(echo {} | tr / -).o'
 	$(CHECK_CC) $(SANITIZE) -fuse-ld=lld $(CHECK_BUILD)/*.o -lm -o .build/kernel-check
-	sets=$$(.build/kernel-check list) && echo "$$sets" | xargs -P "$$(nproc)" -I{} .build/kernel-check {} $(CHECK_SEED)
+	$(call check_sets,.build/kernel-check)
 
 # Compiled by Swift's clang, as SwiftPM would, and linked statically by Debian's cross gcc.
 ARM64_BUILD := .build/arm64
@@ -204,8 +205,7 @@ check-arm64: deps-arm64
 	printf '%s\n' $(wildcard $(KERNELS)/*.c Tests/Support/kernel-check/*.c) | xargs -P "$$(nproc)" -I{} sh -c \
 		'$(ARM64_CC) -I$(KERNELS)/include -c {} -o $(ARM64_BUILD)/$$(echo {} | tr / -).o'
 	aarch64-linux-gnu-gcc -static $(ARM64_BUILD)/*.o -lm -o $(ARM64_BUILD)/kernel-check
-	sets=$$(qemu-aarch64 -cpu max $(ARM64_BUILD)/kernel-check list) && \
-		echo "$$sets" | xargs -P "$$(nproc)" -I{} qemu-aarch64 -cpu max $(ARM64_BUILD)/kernel-check {} $(CHECK_SEED)
+	$(call check_sets,qemu-aarch64 -cpu max $(ARM64_BUILD)/kernel-check)
 
 # Debian's promtool; nothing is installed or started but a cluster in a temporary directory.
 check-metrics: build
@@ -244,6 +244,7 @@ reference: deps
 	$(BIN)/dcp-reference --sources .
 
 package-reference: build
+	rm -rf $(REFERENCE)
 	$(BIN)/dcp-reference --package $(REFERENCE) --programs $(BIN)
 
 install: package-reference static
@@ -289,9 +290,8 @@ STATIC := .build/static
 static: build
 	for program in $(PROGRAMS); do packaging/link-static $(BIN) $$program $(STATIC)/$$program || exit 1; done
 
-deb: deps-deb static
-	rm -rf $(DEB) $(REFERENCE) && mkdir -p $(DEB)
-	$(BIN)/dcp-reference --package $(REFERENCE) --programs $(STATIC)
+deb: deps-deb package-reference static
+	rm -rf $(DEB) && mkdir -p $(DEB)
 	$(MAKE) stage BIN=$(STATIC) DESTDIR=$(DEB)/root PREFIX=/usr
 	packaging/deb $(DEB)/root $(DEB) $(VERSION)
 	lintian --tag-display-limit 0 --allow-root --fail-on error $(DEB)/*.deb
