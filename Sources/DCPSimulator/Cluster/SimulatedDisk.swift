@@ -128,7 +128,7 @@ final class SimulatedDisk: @unchecked Sendable {
     }
 
     /// The machine loses power; the environment is closed. What was not synced is lost, all of it or nothing: the
-    /// simulated file system keeps the order of writes, as DurabilityNote in Storage.md asks. A transaction that was
+    /// simulated file system keeps the order of writes, as Storage.md asks of one (Durability). A transaction that was
     /// being written may have left torn pages behind the end of what was synced.
     func losePower(_ durability: Durability) {
         var survived = whatSurvives(durability)
