@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,15 @@ def test_a_stranger_is_named() -> None:
 def test_a_count_that_the_bytes_cannot_hold_is_refused_before_anything_is_allocated() -> None:
     with pytest.raises(ProtocolViolation, match="4294967295 values"):
         known()[0x0103].reply.read(Reader(b"\xff\xff\xff\xff"))
+
+
+def test_layers_are_counted_before_they_are_made() -> None:
+    from dcp_attention import InvalidModel
+
+    kind = struct.pack("<HHHHffBBBBI", 2, 1, 16, 16, 0.25, 0, 0, 0, 0, 0, 0)
+    run = struct.pack("<HH", 0, 65535)
+    with pytest.raises(InvalidModel, match="more than 1024 layers"):
+        decoded(struct.pack("<BBBH", 1, 1, 0, 1) + kind + struct.pack("<H", 65535) + run * 65535)
 
 
 def test_descriptions_are_those_of_the_daemons() -> None:

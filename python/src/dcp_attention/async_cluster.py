@@ -87,19 +87,18 @@ class AsyncCluster:
         )
         cluster = cls(session, retry_for)
         outage = Outage(retry_for)
-        while True:
-            try:
-                await session.ready_topology(min(retry_for, timeout))
-                return cluster
-            except ServiceError as error:
-                failure = error
-            try:
-                retry = outage.failed(failure, time.monotonic())
-            except ServiceError:
-                await cluster.close()
-                raise
-            # Between two dials: nothing tells when somebody listens at an address.
-            await session.transport.sleep(retry.after)
+        try:
+            while True:
+                try:
+                    await session.ready_topology(min(retry_for, timeout))
+                    return cluster
+                except ServiceError as error:
+                    retry = outage.failed(error, time.monotonic())
+                # Between two dials: nothing tells when somebody listens at an address.
+                await session.transport.sleep(retry.after)
+        except BaseException:
+            await cluster.close()
+            raise
 
     async def close(self) -> None:
         """See `Cluster.close`."""

@@ -32,6 +32,9 @@ class Cluster(ClusterDirectory, ClusterAttention):
     and every failure is raised; then call `resume` before going on. A sequence of which another process appended
     tokens and did not commit them cannot be restored: `TokensLost` says where it ends.
 
+    **After a fork** the child process has connections of its own, and is another client. An `AsyncCluster` is of the
+    loop that made it: a child makes its own.
+
     **One client at a time** uses a sequence. Who uses it first has the claim on it, until another calls `resume`; then
     this client's calls are refused as `Claimed`.
     """

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy.typing as npt
 
@@ -28,6 +30,21 @@ _DIALLING = -1
 """The key of the lock under which connections are made; sequences have positive numbers."""
 
 
+_sessions: WeakSet[Session] = WeakSet()
+
+
+def _forked() -> None:
+    for session in _sessions:
+        session.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _new_client() -> int:
+    return secrets.randbelow(2**64 - 1) + 1
+
+
 class Session:
     """Sends requests to the coordinator and the ranks, independent of their meaning."""
 
@@ -39,10 +56,18 @@ class Session:
         self.step_timeout = step_timeout
         self._coordinator = Peer(coordinator)
         self._tls = tls
-        self._client = secrets.randbelow(2**64 - 1) + 1
+        self._client = _new_client()
         self._numbers = itertools.count(1)
         self._links: dict[int | None, Link] = {}
         self._topology: Topology | None = None
+        _sessions.add(self)
+
+    def forked(self) -> None:
+        """In a child process: what is sent and received over the connections is its parent's."""
+        links, self._links = self._links, {}
+        for link in links.values():
+            link.forked()
+        self._client = _new_client()
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -65,11 +90,15 @@ class Session:
         """The cluster's status; waits up to this many seconds for it to become ready."""
         wait = min(max(wait, 0), _WAIT_MAX)
         topology = await self.ask(GET_TOPOLOGY, Wait(int(wait * 1000)), timeout=wait + self.timeout)
-        for rank, link in list(self._links.items()):
-            if rank is not None and topology.endpoints[rank] != link.peer.endpoint.text:
-                del self._links[rank]
-                await self.transport.close(link)
         self._topology = topology
+        moved = [
+            rank
+            for rank, link in self._links.items()
+            if rank is not None and topology.endpoints[rank] != link.peer.endpoint.text
+        ]
+        # All at once: another task may do the same, or dial, while one is closed.
+        for link in [self._links.pop(rank) for rank in moved]:
+            await self.transport.close(link)
         return topology
 
     async def ready_topology(self, wait: float = 0) -> Topology:

@@ -44,6 +44,11 @@ class BlockingLink:
         """Whether bytes are buffered that poll(2) does not report."""
         return self._is_tls and cast(ssl.SSLSocket, self.socket).pending() > 0
 
+    def forked(self) -> None:
+        """See `Link`."""
+        self.is_open = False
+        self.socket.close()
+
     def close(self) -> None:
         """Closes the connection; waiting requests fail."""
         self.end(ShuttingDown("The client closed the connection."))
@@ -122,6 +127,9 @@ class BlockingLink:
                     return
                 conversation.received(count)
                 if not conversation.awaits and reader.is_between_frames:
+                    if conversation.failure is not None:
+                        # The peer closes the connection: it would not answer the next request.
+                        self.end(conversation.failure)
                     return
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
@@ -131,6 +139,10 @@ class BlockingLink:
             self.end(self.peer.gone(error.strerror or error))
         except ServiceError as error:
             self.end(error)
+        except BaseException:
+            # Which of the bytes were taken note of is not known.
+            self.end(ShuttingDown("A request was interrupted while its answer was received."))
+            raise
 
 
 class BlockingTransport:

@@ -32,6 +32,7 @@ class LoopLink(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._writable = asyncio.Event()
         self._writable.set()
+        self._queued = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -73,6 +74,14 @@ class LoopLink(asyncio.BufferedProtocol):
         """Closes the connection; waiting requests fail."""
         self._end(ShuttingDown("The client closed the connection."))
 
+    def forked(self) -> None:
+        """See `Link`. The socket stays the loop's, which a child cannot use."""
+        self.is_open = False
+
+    def abandon(self) -> None:
+        """Closes the connection, because a frame that was begun cannot be taken back."""
+        self._end(ShuttingDown("A request was given up before it was sent."))
+
     def _end(self, error: ServiceError) -> None:
         self.is_open = False
         self._writable.set()
@@ -93,12 +102,23 @@ class LoopLink(asyncio.BufferedProtocol):
         assert self._transport is not None
         check_role(self._transport.get_extra_info("peercert"), self.peer.role)
 
-    def send(self, frame: Encoded) -> None:
-        """Sends a frame; no other task writes in between."""
+    def send(self, frame: Encoded) -> int:
+        """Sends a frame; no other task writes in between.
+
+        Returns:
+            Where the frame ends among all bytes that were ever to be sent.
+        """
         assert self._transport is not None
         if self.is_open:
             for piece in frame.pieces:
                 self._transport.write(piece)
+            self._queued += frame.size
+        return self._queued
+
+    def has_sent(self, end: int) -> bool:
+        """Whether a frame that ends there is not in memory any more."""
+        assert self._transport is not None
+        return not self.is_open or end <= self._queued - self._transport.get_write_buffer_size()
 
     @property
     def is_congested(self) -> bool:
@@ -166,9 +186,10 @@ class LoopTransport:
         answers: list[asyncio.Future[Frame]] = [loop.create_future() for _ in calls]
         for call, answer in zip(calls, answers, strict=True):
             call.link.conversation.expect(call.tag, call.type, lambda value, answer=answer: _settle(answer, value))
+        ends: list[int] = []
         try:
             for call in calls:
-                call.link.send(call.frame)
+                ends.append(call.link.send(call.frame))
                 if call.link.is_congested:
                     await asyncio.wait_for(call.link.taken(), deadline - loop.time())
             done, _ = await asyncio.wait(answers, timeout=deadline - loop.time(), return_when=asyncio.FIRST_EXCEPTION)
@@ -181,6 +202,10 @@ class LoopTransport:
         except asyncio.TimeoutError as error:
             raise late(call.link.peer, timeout) from error
         finally:
+            # The caller may change its tensors now, and would send as much again.
+            for call, end in zip(calls, ends, strict=False):
+                if not call.link.has_sent(end):
+                    call.link.abandon()
             for call, answer in zip(calls, answers, strict=True):
                 call.link.conversation.forget(call.tag)
                 if not answer.done():

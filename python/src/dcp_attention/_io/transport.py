@@ -31,6 +31,9 @@ class Link(Protocol):
     def close(self) -> None:
         """Closes the connection; waiting requests fail."""
 
+    def forked(self) -> None:
+        """Lets go of the connection in a child process, without a word to the peer: it is the parent's."""
+
 
 class Call(NamedTuple):
     """A request to send over a link: its frame, and the tag that matches its answer."""

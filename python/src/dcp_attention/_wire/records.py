@@ -19,7 +19,7 @@ from dcp_attention._wire.codec import (
     Record,
 )
 from dcp_attention.errors import InvalidModel, ProtocolViolation
-from dcp_attention.model import CacheFormat, LayerAttention, ModelDescription
+from dcp_attention.model import LAYERS_MAX, CacheFormat, LayerAttention, ModelDescription
 from dcp_attention.shape import ClusterShape, Exchange
 from dcp_attention.values import Model, Phase, Retention, Topology
 
@@ -85,6 +85,8 @@ def _decoded(reader: Reader) -> ModelDescription:
     layers: list[LayerAttention] = []
     for _ in range(U16.read(reader)):
         index, count = U16.read(reader), U16.read(reader)
+        if len(layers) + count > LAYERS_MAX:
+            raise InvalidModel(f"A model's description has more than {LAYERS_MAX} layers; correct the model.")
         layers += [kinds[index]] * count
     sinks = [
         struct.unpack(f"<{kind.query_heads}f", reader.take(4 * kind.query_heads)) if kind.has_sinks else ()
