@@ -85,8 +85,9 @@ extension ShardCache {
             try check(transaction.get(tables.meta, Superblock.key), wanted: wanted, environment.directory)
         }
         try transaction.commit()
-        if isNew {
-            // Durable whatever the setting: a rank must not forget which store it is.
+        if !environment.wasCreated {
+            // Durable whatever the setting: a rank must not forget which store it is. Also of a store that a process made
+            // which was killed before it could mark it.
             try environment.sync()
             try environment.markCreated()
         }
@@ -107,6 +108,8 @@ extension ShardCache {
             cache.close()
             throw error
         }
+        // Not before: a sync of the writer that fails while a suspect store is verified would be forgotten with the mark.
+        cache.tidy()
         return cache
     }
 

@@ -109,7 +109,11 @@ public final class ShardCache: Sendable {
         storedChange = Atomic(content.change)
         writer.observeSync { [weak self] in self?.noteSync() }
         writer.observeCondition { [weak self] in self?.conditionChanged($0) }
-        if !content.doomed.isEmpty { sweep() }
+    }
+
+    /// Goes on with what the process before has left.
+    func tidy() {
+        if doomed.withLock({ !$0.isEmpty }) { sweep() }
         healPieces()
     }
 

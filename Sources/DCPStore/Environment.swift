@@ -242,6 +242,9 @@ public final class Environment: @unchecked Sendable {
     /// reader.
     var reuseHorizon: UInt64 { lifetime.withLock { min($0.horizons.keys.min() ?? .max, lastTransaction) } }
 
+    /// Differs when a reader has ended that kept pages from being reused.
+    public var oldestRead: UInt64? { lifetime.withLock { $0.horizons.keys.min() } }
+
     /// Active transactions, reads and writes.
     public var transactionCount: Int { lifetime.withLock { $0.transactions } }
 

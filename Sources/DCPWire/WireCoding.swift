@@ -144,7 +144,8 @@ public struct WireReader {
         return Int(value)
     }
 
-    /// The longest sequence, in tokens: 2^48. Products with a block's bytes then still fit 64 bits.
+    /// The longest sequence, in tokens: 2^48. Sums of as many as a frame may state fit 64 bits; products with the bytes of
+    /// a block do not.
     public static let lengthMax = 1 << 48
 
     public func malformed(_ what: String) -> ServiceError {

@@ -113,4 +113,15 @@ struct PieceRunTests {
             }
         }
     }
+
+    @Test("a context as long as a frame may state has a bound: its bytes do not fit 64 bits")
+    func longest() {
+        let partition = HeadPartition(queryHeads: 1024, kvHeads: 1024, contextRanks: 1)
+        let layout = PanelLayout(format: .float32, kvHeads: 1024, keyDim: 576, valueDim: 512, blockTokens: 16)
+        for tokens in [1, 64] {
+            let bound = WorkSplit.stateByteCountMax(
+                heads: 1024, tokens: tokens, keyTokens: 1 << 48, partition: partition, layout: layout)
+            #expect(bound >= 1024 * tokens * 514 * 4 && bound <= WorkSplit.piecesMax * 4 * 1024 * tokens * 514 * 4)
+        }
+    }
 }

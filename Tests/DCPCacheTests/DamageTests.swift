@@ -68,6 +68,28 @@ struct DamageTests {
         }
     }
 
+    @Test("a sequence whose blocks are damaged takes an annotation: its rows are neither needed nor changed")
+    func annotation() throws {
+        let rig = try rig()
+        try flip(rig, header(layer: 1, index: 0), at: 500, count: 1)
+        expect(.storeDamaged, "Block 0 of layer 1") {
+            _ = try rig.cache.context(sequence: SequenceID(1), layer: 1, length: 17)
+        }
+        // Back in RAM, its rows are not read: they are behind the damage.
+        rig.cache.releaseIdle()
+        rig.cache.releaseIdle()
+        try rig.settle()
+        try rig.commit(1, 40, nil, annotation: [1, 2])
+        #expect(try rig.state(1).intactLength == 0)
+        for _ in 0..<2 {
+            #expect(try rig.annotation(1) == [1, 2])
+            #expect(try rig.state(1).committedLength == 40)
+            try rig.reopen()
+        }
+        // A start forgets what has been found; layer 0 is whole.
+        #expect(try rig.holds(1, Self.tags, layers: [0]))
+    }
+
     @Test("a truncation and a fork through a damaged block find it themselves")
     func straddling() throws {
         let rig = try rig()

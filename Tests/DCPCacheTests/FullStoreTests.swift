@@ -75,6 +75,43 @@ struct FullStoreTests {
         #expect(try rig.holds(1, Array(Self.tags[..<(length / 2)])))
     }
 
+    @Test("blocks that found no room beside a reader are spilled when the reader has ended, and nothing else changes")
+    func reader() throws {
+        var settings = ShardCache.Settings(mapByteCountMax: 4 << 20, durability: .never)
+        settings.uncommittedByteCountMax = 512 << 10
+        let rig = try Rig(layers: 1, kvHeads: 4, dims: (64, 64), settings: settings)
+        try rig.open(1)
+        try rig.open(2)
+        // Three quarters of what the store may hold, in blocks of 32 KiB.
+        let length = 1024
+        for start in stride(from: 0, to: length, by: 64) {
+            try rig.appendAll(1, at: start, Array(Self.tags[start..<start + 64]))
+            try rig.commit(1, start + 64)
+        }
+        var reader: ContextReader? = try rig.cache.context(
+            sequence: SequenceID(1), layer: 0, length: Position(length))
+        try rig.close(1)
+        try rig.settle()
+        // The pages of the closed sequence are free, and those of the reader.
+        var end = 0
+        let refusal = #expect(throws: ServiceError.self) {
+            while end < 2048 {
+                try rig.appendWhenRoom(2, layer: 0, at: end, Array(Self.tags[end..<end + 16]))
+                end += 16
+            }
+        }
+        #expect(refusal?.code == .storeFull && refusal?.message.contains("when these steps have ended") == true)
+        let refused = end
+        expect(.storeFull) { try rig.appendWhenRoom(2, layer: 0, at: end, Array(Self.tags[end..<end + 16])) }
+        #expect(reader?.tokens == length)
+        reader = nil
+        while end < refused + 256 {
+            try rig.appendWhenRoom(2, layer: 0, at: end, Array(Self.tags[end..<end + 16]))
+            end += 16
+        }
+        #expect(try rig.holds(2, Array(Self.tags[..<end])))
+    }
+
     @Test("one step's contexts share a read transaction: more sequences than the store has readers")
     func manyContexts() throws {
         let rig = try Rig()

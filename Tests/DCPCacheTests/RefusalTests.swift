@@ -72,6 +72,18 @@ struct RefusalTests {
         expect(.storeDamaged, "missing or empty") { try open(rig) }
     }
 
+    @Test("a store whose process was killed before it could mark it is marked at the next start")
+    func unmarked() throws {
+        let rig = try Rig(ranks: 2)
+        rig.cache.close()
+        let mark = rig.storePath + "/dcp-store.created"
+        try FileManager.default.removeItem(atPath: mark)
+        try open(rig).close()
+        #expect(FileManager.default.fileExists(atPath: mark))
+        try FileManager.default.removeItem(atPath: rig.dataPath)
+        expect(.storeDamaged, "missing or empty") { try open(rig) }
+    }
+
     @Test("a second opener in this process and one in another are refused with the holder's number")
     func twice() throws {
         let rig = try Rig(ranks: 2)

@@ -126,7 +126,9 @@ package struct WorkSplit: Sendable {
                 max(WorkSplit.stateByteCountMax / stateByteCount, WorkSplit.piecesOfAnySize), WorkSplit.piecesMax)
             blockTokens = layout.blockTokens
             let blockByteCount = kvHeads * layout.headByteCount
-            let isLong = WorkSplit.blocks(keyTokens, of: blockTokens) * blockByteCount >= WorkSplit.longByteCount
+            // By blocks: the bytes of as many tokens as a request may state do not fit 64 bits.
+            let longBlocks = WorkSplit.blocks(WorkSplit.longByteCount, of: blockByteCount)
+            let isLong = WorkSplit.blocks(keyTokens, of: blockTokens) >= longBlocks
             least = max(
                 WorkSplit.blocks(
                     isLong ? WorkSplit.shortPieceByteCountMin : WorkSplit.pieceByteCountMin, of: blockByteCount),

@@ -62,6 +62,8 @@ final class BlockSlab: @unchecked Sendable {
         let page = UInt(sysconf(Int32(_SC_PAGESIZE)))
         let start = (address + page - 1) / page * page
         let end = (address + UInt(byteCount)) / page * page
+        // A page may be larger than a block.
+        guard start < end else { return }
         _ = madvise(UnsafeMutableRawPointer(bitPattern: start), Int(end - start), MADV_DONTNEED)
     }
 

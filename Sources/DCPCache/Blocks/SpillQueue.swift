@@ -11,8 +11,14 @@ struct SpillQueue: Sendable {
     private(set) var isRunning = false
     /// Run when the batch has ended, each once.
     private var waiters: [@Sendable (ServiceError?) -> Void] = []
-    /// Why the last batch failed, and the transactions of the store until then; nil when it did not.
-    private(set) var failure: (error: ServiceError, transactions: Int)?
+    /// Why the last batch failed, and the store then; nil when it did not.
+    private(set) var failure: (error: ServiceError, room: Room)?
+
+    /// What the room in a store depends on: another transaction may have freed pages, or a reader that kept some has ended.
+    struct Room: Hashable, Sendable {
+        var transactions: Int
+        var oldestRead: UInt64?
+    }
     /// Sequences of which a rewind dropped blocks that the disk would not delete.
     private var untrimmed: Set<SequenceID> = []
 
@@ -40,10 +46,10 @@ struct SpillQueue: Sendable {
         order.insert(contentsOf: new, at: 0)
     }
 
-    /// - Parameter transactions: of the store, by now. After a failure another attempt needs one since.
+    /// - Parameter room: by now. After a failure another attempt needs another.
     /// - Returns: whether the caller is to start a batch.
-    mutating func begin(transactions: Int) -> Bool {
-        guard !isRunning, !members.isEmpty, failure?.transactions != transactions else { return false }
+    mutating func begin(_ room: Room) -> Bool {
+        guard !isRunning, !members.isEmpty, failure?.room != room else { return false }
         isRunning = true
         return true
     }
@@ -58,10 +64,10 @@ struct SpillQueue: Sendable {
     /// - Parameter isEnough: whether none is to follow.
     /// - Returns: whom to tell.
     mutating func end(
-        _ error: ServiceError?, transactions: Int, isEnough: Bool
+        _ error: ServiceError?, _ room: Room, isEnough: Bool
     ) -> [@Sendable (ServiceError?) -> Void] {
         defer { waiters = [] }
-        failure = error.map { ($0, transactions) }
+        failure = error.map { ($0, room) }
         isRunning = error == nil && !isEnough && !members.isEmpty
         return waiters
     }

@@ -117,7 +117,14 @@ extension ShardCache {
             }
             plan.sealing.layers.append(blocks)
         }
+        // A commit of ids or of an annotation alone writes no rows, and may be of a sequence whose rows are damaged.
+        guard remainingRows(plan).rowEnd < shard.end(of: length) else { return }
         plan.open = try sources(of: openRows(committed: length), plan.sequence, plan.sealing.lineage)
+    }
+
+    /// The rows in the store that stay.
+    private func remainingRows(_ plan: CommitPlan) -> Lineage {
+        plan.rows.dropping(before: shard.start(ofBlock: plan.sealed.upperBound))
     }
 
     private func write(_ plan: inout CommitPlan, _ transaction: inout WriteTransaction) throws {
@@ -125,7 +132,7 @@ extension ShardCache {
         try write(&plan.sealing, &transaction)
         if !plan.sealed.isEmpty { FailPoint.commitSealed.pass() }
         plan.formerRows = plan.rows
-        plan.rows = plan.rows.dropping(before: shard.start(ofBlock: plan.sealed.upperBound))
+        plan.rows = remainingRows(plan)
         try putRows(
             plan.rows.rowEnd..<shard.end(of: plan.length), of: sequence, blocks: plan.open, behind: &plan.rows,
             &transaction)

@@ -30,7 +30,8 @@ extension ShardCache {
             }
             return try residence.layers[layer].state.withLock { state throws(ServiceError) in
                 try checkReached(id, layer, length, state.length)
-                return try rewind(sequence, layer: layer, &state, &core, to: length)
+                let open = try reopen(sequence, layer: layer, state, &core, to: length)
+                return rewind(sequence, layer: layer, &state, core, to: length, open)
             }
         }
         if dropsSealed { trim(sequence) }
@@ -50,10 +51,19 @@ extension ShardCache {
     /// As `rewind`, to a length that may be rewound to.
     func dropUncommitted(_ sequence: SequenceCache, to length: Position) throws(ServiceError) {
         let dropsSealed = try sequence.core.withLock { core throws(ServiceError) in
+            // Of all layers before any is changed, since it may fail: a layer that has lost blocks which another still has
+            // would put new ones in the place of those that a fork shares. Meanwhile appends add to blocks in RAM alone.
+            var open: [MemoryBlock?] = []
+            for (number, layer) in core.layers.enumerated() {
+                open.append(
+                    try layer.state.withLock { state throws(ServiceError) in
+                        try reopen(sequence, layer: number, state, &core, to: length)
+                    })
+            }
             var dropsSealed = false
             for (number, layer) in core.layers.enumerated() {
-                let drops = try layer.state.withLock { state throws(ServiceError) in
-                    try rewind(sequence, layer: number, &state, &core, to: length)
+                let drops = layer.state.withLock { state in
+                    rewind(sequence, layer: number, &state, core, to: length, open[number])
                 }
                 dropsSealed = dropsSealed || drops
             }
@@ -83,21 +93,18 @@ extension ShardCache {
     }
 
     /// With the mutexes of the core and of the layer held.
+    /// - Parameter open: what `reopen` gave.
     /// - Returns: whether blocks were dropped that are in the store.
     private func rewind(
-        _ sequence: SequenceCache, layer: Int, _ state: inout LayerState, _ core: inout SequenceCache.Core,
-        to length: Position
-    ) throws(ServiceError) -> Bool {
-        guard !state.isClosed else { throw unknown(sequence.id) }
-        guard !state.isFrozen else { throw fail(.notReady, "\(sequence.id) is being truncated on \(rank); retry.") }
+        _ sequence: SequenceCache, layer: Int, _ state: inout LayerState, _ core: SequenceCache.Core,
+        to length: Position, _ open: MemoryBlock?
+    ) -> Bool {
         guard length < state.length else { return false }
         let panels = sequence.model.panels[layer]
         let local = shard.end(of: length)
         let kept = shard.fullBlocks(of: length)
-        let dropsSealed = kept < state.mapped.count
-        // It may fail, so before anything is changed.
-        let open = dropsSealed ? try reopen(sequence, layer: layer, state.mapped[kept], index: kept, local, &core) : nil
         let sealed = state.mapped.count
+        let dropsSealed = kept < sealed
         releaseUncommitted(sequence, layer: layer, local..<shard.end(of: state.length), sealed: sealed)
         if dropsSealed {
             let reopened = max(shard.start(ofBlock: kept), min(shard.end(of: core.committed), local))..<local
@@ -114,13 +121,19 @@ extension ShardCache {
         return dropsSealed
     }
 
-    /// The tokens before `local` of a spilled block that the cut goes through, in RAM again; nil when it is at the block's edge.
+    /// The tokens before `length` of a spilled block that the cut goes through, in RAM again; nil when it goes through none.
+    /// All of a rewind that may fail, so before anything is changed. With the mutexes of the core and of the layer held.
     private func reopen(
-        _ sequence: SequenceCache, layer: Int, _ address: BlockAddress, index: Int, _ local: LocalIndex,
-        _ core: inout SequenceCache.Core
+        _ sequence: SequenceCache, layer: Int, _ state: LayerState, _ core: inout SequenceCache.Core,
+        to length: Position
     ) throws(ServiceError) -> MemoryBlock? {
-        let tokens = local - shard.start(ofBlock: index)
+        guard !state.isClosed else { throw unknown(sequence.id) }
+        guard !state.isFrozen else { throw fail(.notReady, "\(sequence.id) is being truncated on \(rank); retry.") }
+        let index = shard.fullBlocks(of: length)
+        guard length < state.length, index < state.mapped.count else { return nil }
+        let tokens = shard.end(of: length) - shard.start(ofBlock: index)
         guard tokens > 0 else { return nil }
+        let address = state.mapped[index]
         // The address is in the index, so nothing has deleted the block, and this keeps the map. Reopening a block
         // waits for reading it, mostly from memory, because it was just written.
         let read = try mapping { () throws(StoreError) in try environment.beginRead(isPrivileged: true) }

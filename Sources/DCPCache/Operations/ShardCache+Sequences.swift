@@ -254,7 +254,8 @@ extension ShardCache {
         let pieced = pieced.withLock { (count: $0.count, excess: $0.excess) }
         return CacheStatistics(
             sequences: sequenceCaches.withLock(\.count), localTokens: countedTokens(),
-            sealedBlocks: entries - pieced.excess, piecedBlocks: pieced.count,
+            // The entries may be of a transaction whose pieces are noted only after its sync.
+            sealedBlocks: max(entries - pieced.excess, 0), piecedBlocks: pieced.count,
             memoryByteCount: memory.account.value, indexByteCount: indexes.value,
             residentSequences: residents.withLock(\.count), spareByteCount: memory.spareByteCount,
             uncommittedByteCount: uncommitted.value, spilledByteCount: spilled.value,

@@ -57,8 +57,12 @@ extension ShardCache {
     /// Starts spilling if too much is in RAM and no spill is running.
     func spillIfCrowded() {
         guard uncommitted.value > spillThreshold else { return }
-        let transactions = writer.transactionsCommitted
-        if spills.withLock({ $0.begin(transactions: transactions) }) { spillBatch() }
+        let room = room
+        if spills.withLock({ $0.begin(room) }) { spillBatch() }
+    }
+
+    private var room: SpillQueue.Room {
+        SpillQueue.Room(transactions: writer.transactionsCommitted, oldestRead: environment.oldestRead)
     }
 
     /// The disk may take what it has refused.
@@ -104,9 +108,9 @@ extension ShardCache {
     private func ended(_ result: Result<Void, ServiceError>) {
         var failure: ServiceError?
         if case .failure(let error) = result { failure = error }
-        let isEnough = uncommitted.value <= spillThreshold
+        let (room, isEnough) = (room, uncommitted.value <= spillThreshold)
         let (waiters, goesOn) = spills.withLock { spills in
-            let waiters = spills.end(failure, transactions: writer.transactionsCommitted, isEnough: isEnough)
+            let waiters = spills.end(failure, room, isEnough: isEnough)
             return (waiters, spills.isRunning)
         }
         if goesOn { spillBatch() }
@@ -164,26 +168,28 @@ extension ShardCache {
     /// Deletes spilled blocks that a rewind has dropped from all layers.
     func trim(_ sequence: SequenceCache) {
         let id = sequence.id
-        let plan = Handoff<Sealing?>(nil)
+        // None, or one.
+        let plan = Handoff<[Sealing]>([])
         enqueue([Self.key(id)], isFreeing: true, isInternal: true) { [self] result in
             if case .failure = result { spills.withLock { $0.noteUntrimmed(id) } }
         } body: { [self] transaction in
-            plan.value = nil
+            plan.value = []
             guard sequenceCaches.withLock({ $0[id] }) === sequence, let lineage = lineages.withLock({ $0[id] }) else {
                 return
             }
             // Of no blocks.
             var sealing = Sealing(sequence: sequence, lineage: lineage)
             sealing.layers = sequence.layers.map { $0.state.withLock { lease($0, upTo: 0) } }
-            try write(&sealing, &transaction)
-            plan.value = sealing
+            // In its place before it is written: a write that fails in the middle has changed the lineage, which is undone.
+            plan.value = [sealing]
+            try write(&plan.value[0], &transaction)
         } undo: { [self] in
-            plan.value.map(undo)
-            plan.value = nil
+            plan.value.forEach(undo)
+            plan.value = []
         } apply: { [self] in
             // Nothing is read back.
-            plan.value.map { try? apply($0) }
-            plan.value = nil
+            for sealing in plan.value { try? apply(sealing) }
+            plan.value = []
         }
     }
 }

@@ -75,7 +75,8 @@ extension RankServer {
                     try cache.rewind(sequence: entry.sequence, layer: layer, length: start)
                 }
             } catch {
-                // The sequence was closed meanwhile: the tokens are gone with what they were part of.
+                // Closed meanwhile, or committed: the cache alone knows where the layer ends.
+                cursors.forget(entry.sequence)
             }
             cursors.rolledBack(entry, layer: layer)
             let error = ServiceError(
