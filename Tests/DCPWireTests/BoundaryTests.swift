@@ -62,6 +62,20 @@ struct BoundaryTests {
         }
     }
 
+    @Test("copied pages whose bytes overflow are refused and trap nowhere; the largest map is taken")
+    func hugeCopies() throws {
+        func refused(pages: Int, of pageByteCount: Int, runs: [Range<Int>] = []) -> ServiceError? {
+            let stored = StoredPages(pageByteCount: pageByteCount, pages: pages, runs: runs, bytes: [], next: pages)
+            return refusal(RawFrame(.reply(CopiedPages(stored), to: ReadCopy.self)).bytes)
+        }
+        let most = Int(UInt32.max)
+        let runs = (0..<4).map { ($0 << 32)..<($0 << 32) + most }
+        #expect(refused(pages: 1 << 48, of: most, runs: runs)?.code == .protocolViolation)
+        #expect(refused(pages: 1 << 48, of: most)?.message.contains("\(most) bytes") == true)
+        #expect(refused(pages: 1 << 48, of: 65_536)?.code == .protocolViolation)
+        #expect(refused(pages: 1 << 34, of: 4096) == nil, "64 TiB, the largest map-size")
+    }
+
     @Test("fifty models with names of one letter come back from a list and from a registration")
     func shortNames() throws {
         let shape = try ModelDescription(

@@ -78,6 +78,13 @@ package struct CopiedPages: FrameBody {
         }
         pages = StoredPages(
             pageByteCount: pageByteCount, pages: count, runs: runs, bytes: Array(payload.readableBytesView), next: next)
+        // Neither a product below nor a sum over all stores of a backup can overflow.
+        let whole = count.multipliedReportingOverflow(by: pageByteCount)
+        guard !whole.overflow, whole.partialValue <= WireReader.lengthMax else {
+            throw reader.malformed(
+                "has a store of \(count) pages of \(pageByteCount) bytes, but the limit is \(WireReader.lengthMax) "
+                    + "bytes")
+        }
         var end = 0
         for run in runs {
             guard run.lowerBound >= end, !run.isEmpty, run.upperBound <= next else {
