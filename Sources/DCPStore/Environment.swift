@@ -121,7 +121,7 @@ public final class Environment: @unchecked Sendable {
                 throw StoreError(
                     .refused,
                     "The store \(directory) cannot be mapped: \(mapByteCount) bytes of address space are not "
-                        + "available. Lower map-size or disk-limit, or raise the process's limit (ulimit -v).")
+                        + "available. Lower a rank's map-size or disk-limit, or raise the process's limit (ulimit -v).")
             }
             try StoreError.check(opened, "open the store \(directory)")
             // A killed process leaves its reader slots, which would keep pages from being reused.

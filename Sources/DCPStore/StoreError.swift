@@ -53,8 +53,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
         case MDB_MAP_FULL:
             return StoreError(
                 .full,
-                "Could not \(what): the store has reached its largest size; close or truncate sequences, or raise "
-                    + "--disk-limit or --map-size and restart.", cause: code)
+                "Could not \(what): the store has reached its largest size; close or truncate sequences, or raise a "
+                    + "rank's --disk-limit or --map-size and restart it.", cause: code)
         case ENOSPC, EIO, EDQUOT:
             return StoreError(
                 .full,

@@ -139,6 +139,28 @@ struct CoordinatorStoreTests {
         again.close()
     }
 
+    @Test("the map has room for the largest directory and for rewriting it at once, as an adoption does, twice over")
+    func room() async throws {
+        let store = try CoordinatorStore(directory: directory.path("state"), shape: try cluster())
+        let count = 2000
+        let longest = String(repeating: "x", count: CoordinatorMachine.nameByteCountMax)
+        for length in [1, 2] {
+            let cuts = (0..<CutHistory.cutsMax).map { CutHistory.Cut(epoch: Epoch(UInt64($0)), length: length) }
+            let changes = (0..<count).map { number in
+                let name = "\(1000 + number)" + longest.dropFirst(4)
+                let record = SequenceRecord(
+                    id: SequenceID(UInt64(number)), name: name, model: ModelID(1), scope: longest)
+                return StateChange.sequence(
+                    SequenceEntry(record: record, owner: longest, history: CutHistory(cuts)))
+            }
+            try await persist(changes, in: store)
+        }
+        let stored = try store.copy()(0).get()
+        let byteCount = stored.pages * stored.pageByteCount / count * CoordinatorMachine.sequencesMax
+        #expect(2 * byteCount <= CoordinatorStore.mapByteCountMax)
+        store.close()
+    }
+
     @Test("TRAPS 21, 22: another shape is refused with both layouts; the old one still opens")
     func otherShape() async throws {
         let path = directory.path("state")

@@ -16,7 +16,9 @@ public final class CoordinatorStore: Sendable {
     /// There was nothing before.
     public let isNew: Bool
 
-    private static let mapByteCountMax = 1 << 30
+    /// Address space only: the file grows as it is filled. A million sequences with long names take 0.8 GB, and an
+    /// adoption rewrites them in one transaction, which frees no page of the old ones before it commits.
+    package static let mapByteCountMax = 8 << 30
     private static let queueDepthMax = 1024
 
     /// - Parameters:

@@ -327,8 +327,8 @@ final class WriterCore: @unchecked Sendable {
             throw StoreError(
                 .full,
                 "The store \(environment.directory) has reached its largest size of "
-                    + "\(environment.capacityByteCount) bytes; close or truncate sequences, or raise --disk-limit or "
-                    + "--map-size and restart.")
+                    + "\(environment.capacityByteCount) bytes; close or truncate sequences, or raise a rank's "
+                    + "--disk-limit or --map-size and restart it.")
         }
         throw StoreError(
             .full,
