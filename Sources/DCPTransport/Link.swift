@@ -120,6 +120,9 @@ public final class Link {
         return nil
     }
 
+    /// What it holds of a frame that has not arrived completely.
+    package var unfinishedByteCount: Int { inbound.unfinishedByteCount }
+
     private var peerName: String { peer?.sender ?? "The peer" }
 
     /// Sends a frame.
@@ -279,6 +282,8 @@ extension Link {
     func received(_ bytes: inout ByteBuffer) {
         receivedByteCount += UInt64(bytes.readableBytes)
         if case .closed = state { return }
+        // A link that sends its last bytes takes no frame any more, and would only hold what arrives.
+        guard closeReason == nil else { return }
         inbound.append(&bytes)
         memory?.rings?.turnBegan()
         var hasEnded = false

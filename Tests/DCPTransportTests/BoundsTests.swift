@@ -158,6 +158,30 @@ struct BoundsTests {
         }
     }
 
+    @Test("a link that closes when its last bytes are written holds nothing of what the peer still sends")
+    func sentWhileClosing() async throws {
+        try await withStation(unix) { station, endpoint in
+            let peer = try await RawPeer(endpoint, on: station.group, reads: false)
+            try await peer.send(RawPeer.hello)
+            _ = try await station.recorder.opened()
+            try await station.on(station.recorder) { link in
+                // More than the socket takes: the link stays until the peer reads.
+                for number in 0..<256 as Range<UInt64> { try link.send(frame(number, block(64 << 10))) }
+                link.closeWhenFlushed(ServiceError(.shuttingDown, "Done."))
+            }
+            // More than a socket holds: when it is written, most of it has been read.
+            try await peer.send([UInt8](repeating: 7, count: 8 << 20))
+            let (received, held) = try await station.on(station.recorder) {
+                ($0.receivedByteCount, $0.unfinishedByteCount)
+            }
+            #expect(received > 4 << 20 && held == 0)
+            try await peer.startReading()
+            // The welcome, the frames, and why it closed.
+            #expect(try await peer.frames(258).count == 258)
+            #expect(try await station.recorder.closed().code == .shuttingDown)
+        }
+    }
+
     @Test("a frame that begins and does not end is refused at its deadline, by its cause")
     func unfinishedFrame() async throws {
         try await withStation(unix, settings: LinkSettings(frameTimeout: .milliseconds(50))) { station, endpoint in
