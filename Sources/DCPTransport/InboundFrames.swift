@@ -33,7 +33,7 @@ package final class InboundFrames {
     var wasOverLimit: Bool { decoder.wasOverLimit }
 
     /// Memory of an unfinished frame.
-    var unfinishedByteCount: Int { partial?.writtenByteCount ?? bytes.readableBytes }
+    package var unfinishedByteCount: Int { partial?.writtenByteCount ?? bytes.readableBytes }
 
     /// Whether the next bytes go into a window.
     var hasWindow: Bool { partial != nil }
@@ -54,7 +54,7 @@ package final class InboundFrames {
     }
 
     /// The next complete frame, or nil.
-    /// - Throws: as `FrameDecoder.next`.
+    /// - Throws: as `FrameDecoder.next`; `.overloaded` if the system has no memory for a frame that a peer announces.
     package func next() throws(ServiceError) -> Frame? {
         if let (frame, checksum) = whole {
             whole = nil
@@ -62,7 +62,13 @@ package final class InboundFrames {
         }
         if let frame = try decoder.next(from: &bytes, memory: memory) { return frame }
         if let byteCount = decoder.frameByteCount, partial == nil {
-            partial = PartialFrame(byteCount: byteCount, begins: bytes)
+            guard let loan = TensorMemory.lend(byteCount) else {
+                throw ServiceError(
+                    .overloaded,
+                    "The system has no memory for a frame of \(byteCount) bytes; the connection was closed. Try again, "
+                        + "send smaller frames, or give this host more memory.")
+            }
+            partial = PartialFrame(loan, begins: bytes)
             bytes = ByteBuffer()
         } else if bytes.readableBytes > 0 {
             // Not a slice: messages keep the rest of its storage.
@@ -82,14 +88,18 @@ package final class InboundFrames {
 /// A frame that is being received, in its own memory.
 private final class PartialFrame {
     private let memory: UnsafeMutableRawBufferPointer
+    /// Whether an earlier frame has written to the memory.
+    private let isReused: Bool
     private(set) var filledByteCount = 0
     /// The checksum of everything after the header, computed while it is in the CPU cache.
     private var checksum = CRC32C()
     private var isFinished = false
 
-    /// - Parameter begins: its header at least.
-    init(byteCount: Int, begins: ByteBuffer) {
-        memory = TensorMemory.take(byteCount)
+    /// - Parameters:
+    ///   - loan: memory of the frame's size.
+    ///   - begins: its header at least.
+    init(_ loan: MappingPool.Loan, begins: ByteBuffer) {
+        (memory, isReused) = (loan.memory, loan.isReused)
         var begins = begins
         take(&begins)
     }
@@ -100,8 +110,12 @@ private final class PartialFrame {
 
     var isWhole: Bool { filledByteCount == memory.count }
 
-    /// Its use of the system's memory: writing the first byte of a huge page allocates all of it.
-    var writtenByteCount: Int { min(TensorMemory.writtenByteCount(filledByteCount, of: memory.count), memory.count) }
+    /// Its use of the system's memory: writing the first byte of a huge page allocates all of it, and reused memory is
+    /// allocated. A peer's headers alone could otherwise hold what its earlier frames have written.
+    var writtenByteCount: Int {
+        guard !isReused else { return memory.count }
+        return min(TensorMemory.writtenByteCount(filledByteCount, of: memory.count), memory.count)
+    }
 
     private var rest: UnsafeMutableRawBufferPointer {
         UnsafeMutableRawBufferPointer(rebasing: memory[filledByteCount...])

@@ -47,7 +47,7 @@ extension Link {
 
     /// What an error in something the peer sent says about it.
     func cause(of error: ServiceError) -> RefusalCause {
-        guard isGreeting else { return .protocolViolation }
+        guard isGreeting else { return error.code == .overloaded ? .tooManyUnfinished : .protocolViolation }
         switch error.code {
         case .accessDenied: return .wrongRole
         case .incompatible: return .incompatible

@@ -5,7 +5,17 @@ internal import Glibc
 internal import Synchronization
 
 /// Anonymous mappings: those in use, and those kept for reuse. Safe to use from any thread.
+///
+/// Mappings keep their pages while they wait. Giving the pages back would cost a reused mapping the page faults that the
+/// pool is there to avoid, at any size, so whoever limits memory counts a reused mapping as written.
 package final class MappingPool: Sendable {
+    /// Memory with undefined contents.
+    package struct Loan {
+        package let memory: UnsafeMutableRawBufferPointer
+        /// Whether it was lent before: then all of its pages may be allocated, whatever is written now.
+        package let isReused: Bool
+    }
+
     private struct Held {
         let memory: UnsafeMutableRawBufferPointer
         let since: ContinuousClock.Instant
@@ -38,8 +48,16 @@ package final class MappingPool: Sendable {
     /// Bytes kept for reuse.
     package var heldByteCount: Int { state.withLock { $0.heldByteCount } }
 
-    /// - Returns: `byteCount` bytes with undefined contents.
+    /// - Returns: `byteCount` bytes with undefined contents. The process ends if the system has none.
     package func take(_ byteCount: Int) -> UnsafeMutableRawBufferPointer {
+        guard let loan = lend(byteCount) else {
+            preconditionFailure("no memory for \(byteCount) bytes of a payload (mmap: errno \(errno))")
+        }
+        return loan.memory
+    }
+
+    /// - Returns: `byteCount` bytes; nil if the system has none, as where it does not overcommit memory.
+    package func lend(_ byteCount: Int) -> Loan? {
         let mapped = Self.mappedByteCount(byteCount)
         let found = state.withLock { state -> UnsafeMutableRawPointer? in
             // The mapping returned last is the most likely to be in a CPU cache.
@@ -49,10 +67,12 @@ package final class MappingPool: Sendable {
             state.lent[memory.baseAddress!] = mapped
             return memory.baseAddress
         }
-        if let found { return UnsafeMutableRawBufferPointer(start: found, count: byteCount) }
-        let address = Self.map(mapped)
+        if let found {
+            return Loan(memory: UnsafeMutableRawBufferPointer(start: found, count: byteCount), isReused: true)
+        }
+        guard let address = Self.map(mapped) else { return nil }
         state.withLock { $0.lent[address] = mapped }
-        return UnsafeMutableRawBufferPointer(start: address, count: byteCount)
+        return Loan(memory: UnsafeMutableRawBufferPointer(start: address, count: byteCount), isReused: false)
     }
 
     package func giveBack(_ address: UnsafeMutableRawPointer) {
@@ -111,11 +131,11 @@ package final class MappingPool: Sendable {
     }
 
     /// Whole huge pages where it is as large as one.
-    private static func map(_ byteCount: Int) -> UnsafeMutableRawPointer {
+    private static func map(_ byteCount: Int) -> UnsafeMutableRawPointer? {
         let slack = byteCount >= hugePage ? hugePage : 0
         guard let start = mmap(nil, byteCount + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
             start != MAP_FAILED
-        else { preconditionFailure("no memory for \(byteCount) bytes of a payload (mmap: errno \(errno))") }
+        else { return nil }
         guard slack > 0 else { return start }
         let before = (hugePage - Int(bitPattern: start) % hugePage) % hugePage
         if before > 0 { munmap(start, before) }

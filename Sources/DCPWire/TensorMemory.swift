@@ -21,13 +21,15 @@ public enum TensorMemory {
         return ByteBuffer(takingOwnershipOf: pool.take(byteCount), allocator: pooled, writerIndex: 0)
     }
 
-    /// Memory that becomes a buffer when it is filled, or is given back.
-    package static func take(_ byteCount: Int) -> UnsafeMutableRawBufferPointer {
-        byteCount >= pooledByteCountMin
-            ? pool.take(byteCount) : UnsafeMutableRawBufferPointer(start: malloc(max(1, byteCount)), count: byteCount)
+    /// Memory that becomes a buffer when it is filled, or is given back; nil if the system has none.
+    package static func lend(_ byteCount: Int) -> MappingPool.Loan? {
+        guard byteCount < pooledByteCountMin else { return pool.lend(byteCount) }
+        guard let start = malloc(max(1, byteCount)) else { return nil }
+        return MappingPool.Loan(
+            memory: UnsafeMutableRawBufferPointer(start: start, count: byteCount), isReused: false)
     }
 
-    /// The part of memory for `byteCount` that is allocated when its first bytes are written.
+    /// The part of fresh memory for `byteCount` that is allocated when its first bytes are written.
     package static func writtenByteCount(_ written: Int, of byteCount: Int) -> Int {
         guard byteCount >= MappingPool.hugePage else { return written }
         return (written + MappingPool.hugePage - 1) / MappingPool.hugePage * MappingPool.hugePage

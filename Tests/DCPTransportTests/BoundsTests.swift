@@ -202,7 +202,7 @@ struct BoundsTests {
 
     @Test("above the budget of incomplete frames the oldest is refused, and the others arrive complete")
     func unfinishedFrames() async throws {
-        let settings = LinkSettings(unfinishedFrames: UnfinishedFrames(byteCountMax: 1536 << 10))
+        let settings = LinkSettings(unfinishedFrames: UnfinishedFrames(byteCountMax: 2000 << 10))
         try await withStation(unix, settings: settings) { station, endpoint in
             var peers: [(peer: RawPeer, bytes: [UInt8])] = []
             for number in 0..<3 as Range<UInt64> {
@@ -215,18 +215,19 @@ struct BoundsTests {
                     of: Frame(
                         epoch: Epoch(1), tag: Tag(client: ClientID(1), number: number), message: .query(slice)))
                 peers.append((peer, bytes))
-                // More than a socket holds: when it is written, most of it has been read.
-                try await peer.send(bytes.prefix(600 << 10))
+                // More than a socket holds: when it is written, most of it has been read. Two whole frames fit, which
+                // is what they count in memory that was used before.
+                try await peer.send(bytes.prefix(800 << 10))
             }
             let error = try await station.recorder.closed()
             #expect(error.code == .overloaded && error.isRetryable)
-            #expect(error.message.contains("\(1536 << 10)") && error.message.contains("unfinished-frames-limit"))
+            #expect(error.message.contains("\(2000 << 10)") && error.message.contains("unfinished-frames-limit"))
             guard case .failure(error)? = try await peers[0].peer.frames(2).last?.message else {
                 Issue.record("the first peer was not told")
                 return
             }
             for number in 1..<3 {
-                try await peers[number].peer.send(peers[number].bytes.dropFirst(600 << 10))
+                try await peers[number].peer.send(peers[number].bytes.dropFirst(800 << 10))
                 #expect(try await station.recorder.frame().tag.number == UInt64(number))
             }
             #expect(try await station.refused()[.tooManyUnfinished] == 1)

@@ -82,6 +82,28 @@ struct LargeFrameTests {
         #expect(frames.window == nil)
     }
 
+    @Test("a frame in memory that an earlier one has written counts whole from its header on")
+    func reusedMemory() throws {
+        var generator = SeededGenerator.ofRun(salt: 45)
+        // Of a size that no other test maps, for the memory belongs to the process.
+        let bytes = frame(1, floats: 37 << 18, &generator).encode().flatMap(\.readableBytesView)
+        func begun() throws -> InboundFrames {
+            let frames = InboundFrames()
+            frames.limits = FrameLimits()
+            var first = ByteBuffer(bytes: bytes.prefix(100))
+            frames.append(&first)
+            #expect(try frames.next()?.tag == nil)
+            return frames
+        }
+        let frames = try begun()
+        #expect(frames.unfinishedByteCount == 2 << 20, "the first huge page")
+        var rest = ByteBuffer(bytes: bytes[100...])
+        frames.append(&rest)
+        let tag = try frames.next()?.tag
+        #expect(tag != nil, "its memory is given back when it is dropped, as where it is refused")
+        #expect(try begun().unfinishedByteCount == bytes.count)
+    }
+
     @Test("a peer that dies in the middle of a frame, and one whose frame is damaged, end their own link alone")
     func broken() async throws {
         var generator = SeededGenerator.ofRun(salt: 44)

@@ -31,6 +31,20 @@ struct TensorMemoryTests {
         #expect(pool.heldByteCount == 7 << 20)
     }
 
+    @Test("memory tells whether it was lent before, and what the system does not have is not lent")
+    func loans() throws {
+        let first = try #require(pool.lend(3 << 20))
+        #expect(!first.isReused)
+        pool.giveBack(address(first.memory))
+        let second = try #require(pool.lend(3 << 20))
+        #expect(second.isReused && second.memory.baseAddress == first.memory.baseAddress)
+        let third = try #require(pool.lend(3 << 20))
+        #expect(!third.isReused)
+        for loan in [second, third] { pool.giveBack(address(loan.memory)) }
+        let beyond = pool.lend(1 << 60)?.memory.count
+        #expect(beyond == nil, "more than an address space")
+    }
+
     @Test("memory above the limit goes back to the system, oldest first")
     func limit() {
         let memory = (0..<5).map { _ in pool.take(2 << 20) }

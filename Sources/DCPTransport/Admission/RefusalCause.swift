@@ -30,7 +30,8 @@ public enum RefusalCause: String, CaseIterable, Sendable {
     case incompatible
     /// A frame that began and did not end within `frameTimeout`.
     case unfinishedFrame = "unfinished-frame"
-    /// The oldest unfinished frame when all together exceeded the limit of `unfinishedFrames`.
+    /// The oldest unfinished frame when all together exceeded the limit of `unfinishedFrames`, or one for which the
+    /// system had no memory.
     case tooManyUnfinished = "too-many-unfinished"
     /// An identified peer violated the protocol.
     case protocolViolation = "protocol-violation"
