@@ -126,9 +126,11 @@ public final class Link {
     private var peerName: String { peer?.sender ?? "The peer" }
 
     /// Sends a frame.
+    /// - Parameter done: called on the loop, once, when the frame has been written or the link has ended; not if this
+    ///   throws.
     /// - Throws: `.overloaded` if too many bytes are queued for this peer, `.rankUnavailable` if the link is closed,
     ///   `.invalidRequest` for a payload over the limit, which the peer would refuse.
-    public func send(_ frame: Frame) throws(ServiceError) {
+    public func send(_ frame: Frame, done: (() -> Void)? = nil) throws(ServiceError) {
         channel.eventLoop.preconditionInEventLoop()
         guard case .open = state else {
             throw ServiceError(.rankUnavailable, "The connection is closed; try again.")
@@ -157,7 +159,7 @@ public final class Link {
         }
         // After all checks that may refuse the frame: a payload in memory must be named by a frame, or it is never
         // taken.
-        write(frame.encode(body, inMemory: try memoryPlace(for: body.payload)))
+        write(frame.encode(body, inMemory: try memoryPlace(for: body.payload)), done: done)
     }
 
     /// Closes immediately; queued bytes are lost.
@@ -180,7 +182,7 @@ public final class Link {
 
     func write(_ frame: Frame) { write(frame.encode()) }
 
-    private func write(_ parts: [ByteBuffer]) {
+    private func write(_ parts: [ByteBuffer], done: (() -> Void)? = nil) {
         let byteCount = parts.readableByteCount
         outboundByteCount += byteCount
         sentByteCount += UInt64(byteCount)
@@ -190,7 +192,12 @@ public final class Link {
         }
         let bound = bound
         for part in parts.dropLast() { channel.write(part, promise: nil) }
-        channel.write(parts.last!).whenComplete { _ in bound.value.link?.wrote(byteCount) }
+        let written = channel.write(parts.last!)
+        written.whenComplete { _ in bound.value.link?.wrote(byteCount) }
+        if let done {
+            let done = NIOLoopBound(done, eventLoop: channel.eventLoop)
+            written.whenComplete { _ in done.value() }
+        }
         if !isFlushDue { channel.eventLoop.execute { bound.value.link?.flush() } }
         isFlushDue = true
     }

@@ -142,6 +142,40 @@ struct BoundsTests {
         }
     }
 
+    @Test("a frame is done when it has been written, not before, or when its link has ended", arguments: [true, false])
+    func done(reads: Bool) async throws {
+        try await withStation(unix) { station, endpoint in
+            let peer = try await RawPeer(endpoint, on: station.group, reads: false)
+            try await peer.send(RawPeer.hello)
+            _ = try await station.recorder.opened()
+            let (numbers, continuation) = AsyncStream<UInt64>.makeStream()
+            try await station.on(station.recorder) { link in
+                for number in 0..<256 as Range<UInt64> {
+                    try link.send(frame(number, block(64 << 10))) { continuation.yield(number) }
+                }
+                // 16 MiB are more than any socket takes.
+                try link.send(frame(256)) {
+                    continuation.yield(256)
+                    continuation.finish()
+                }
+            }
+            // On the same loop, after what the socket takes at once.
+            try await station.on(station.recorder) { _ in _ = continuation.yield(1000) }
+            if reads {
+                try await peer.startReading()
+                #expect(try await peer.frames(258).count == 258)
+            } else {
+                try await station.on(station.recorder) { $0.close(ServiceError(.shuttingDown, "Done.")) }
+            }
+            var done: [UInt64] = []
+            for await number in numbers { done.append(number) }
+            let mark = try #require(done.firstIndex(of: 1000), "all was done before the peer read")
+            #expect(mark < 256)
+            done.remove(at: mark)
+            #expect(done == Array(0...256))
+        }
+    }
+
     @Test("a peer that reads nothing for the stall timeout is closed; the reason has the number of bytes pending")
     func stall() async throws {
         let settings = LinkSettings(stallTimeout: .milliseconds(50))

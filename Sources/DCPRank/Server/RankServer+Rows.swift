@@ -10,7 +10,7 @@ internal import NIOCore
 extension RankServer {
     /// Bytes of one answer.
     static let rowsByteCountMax = 64 << 20
-    /// Bytes of all answers that are being read.
+    /// Bytes of all answers that are being read, or wait for their clients to read them.
     static let rowsInFlightByteCountMax = 512 << 20
 
     func readRows(_ request: RowsRequest, _ call: Call<RowsRequest>) {
@@ -28,8 +28,8 @@ extension RankServer {
             guard rowBytes.fits(byteCount) else {
                 throw ServiceError(
                     .overloaded,
-                    "\(rowBytes.heldByteCount) bytes of keys and values are already being read, this answer needs "
-                        + "\(byteCount) and the limit is \(rowBytes.byteCountMax); try again when some have "
+                    "\(rowBytes.heldByteCount) bytes of keys and values are being read or wait to be sent, this answer "
+                        + "needs \(byteCount) and the limit is \(rowBytes.byteCountMax); try again when some have "
                         + "been sent.")
             }
             rowBytes.take(byteCount)
@@ -39,8 +39,10 @@ extension RankServer {
                 let message = cache.answer(to: request, byteCount: byteCount, headGroups: headGroups, goesOn)
                 eventLoop.execute {
                     let (server, call) = bound.value
-                    server.rowBytes.giveBack(byteCount)
-                    server.answer(call.link, call.tag, message)
+                    // A link must not keep the server alive.
+                    server.answer(call.link, call.tag, message) { [weak server] in
+                        server?.rowBytes.giveBack(byteCount)
+                    }
                 }
             }
         } catch {

@@ -12,8 +12,14 @@ extension RankServer: StepHost {
         try port.send(message, of: tag, in: epoch, to: member)
     }
 
-    func answer(_ client: Link?, _ tag: Tag, _ message: Message) {
-        guard let client else { return }
+    func answer(_ client: Link?, _ tag: Tag, _ message: Message) { answer(client, tag, message, done: nil) }
+
+    /// - Parameter done: called once, when the answer holds no memory any more: it was written, or never will be.
+    func answer(_ client: Link?, _ tag: Tag, _ message: Message, done: (() -> Void)?) {
+        guard let client else {
+            done?()
+            return
+        }
         var message = message
         if case .failure(var error) = message {
             if error.rank == nil { error.rank = configuration.rank }
@@ -21,8 +27,9 @@ extension RankServer: StepHost {
         }
         do throws(ServiceError) {
             try client.send(
-                Frame(epoch: coordinator.epoch, tag: tag, sender: configuration.rank, message: message))
+                Frame(epoch: coordinator.epoch, tag: tag, sender: configuration.rank, message: message), done: done)
         } catch {
+            done?()
             switch error.code {
             // A client that does not read would wait for an answer that cannot be sent: it hears of it this way.
             case .overloaded: client.close(error)

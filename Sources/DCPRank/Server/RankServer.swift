@@ -41,7 +41,7 @@ public final class RankServer {
     var work = SequenceWork()
     var owners = SequenceOwners()
     var uses: UseLog
-    /// Keys and values that are being read back for clients.
+    /// Keys and values that are being read back for clients, until they are sent.
     var rowBytes = ByteBudget(byteCountMax: RankServer.rowsInFlightByteCountMax)
     var clients = ClientLinks()
     var counters = RankCounters()
