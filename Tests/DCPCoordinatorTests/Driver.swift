@@ -277,3 +277,11 @@ func shape(queryHeads: Int = 8, softcap: Float? = nil) throws -> ModelDescriptio
         layers: 2, queryHeads: queryHeads, kvHeads: 2, keyDim: 16, valueDim: 16, scale: 0.25, softcap: softcap,
         kvFormat: .bfloat16)
 }
+
+/// Of 4 MiB, all of it sinks.
+func largeShape() throws -> ModelDescription {
+    let layer = try LayerAttention(queryHeads: 1024, kvHeads: 1, keyDim: 8, values: .own(8), scale: 1, hasSinks: true)
+    let sinks = (0..<ModelDescription.layersMax).map { [Float](repeating: Float($0), count: 1024) }
+    return try ModelDescription(
+        layers: Array(repeating: layer, count: sinks.count), kvFormat: .bfloat16, sinks: sinks)
+}

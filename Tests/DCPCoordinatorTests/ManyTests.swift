@@ -24,6 +24,23 @@ struct ManyTests {
         }
     }
 
+    @Test("answers that are more than a frame are a failure with both numbers, and what was asked for is done")
+    func moreThanAFrame() throws {
+        var driver = try ready()
+        _ = try driver.carry(.registerModel(name: "large", largeShape()))
+        let sent = driver.send(
+            many: (0..<4).map { OpenSequence(name: "l\($0)", model: "large", revision: "", create: true) })
+        var said: [CoordinatorMachine.Action] = []
+        for (_, number, link) in operations(sent) { said += driver.on { $0.operationDone(link, number: number) } }
+        let failures = errors(said)
+        #expect(failures.map(\.code) == [.invalidRequest] && answers(said, to: OpenSequence.self).isEmpty)
+        #expect(failures.first?.message.contains("\(16 << 20)") == true)
+        #expect(driver.machine.state.sequences.count == 5)
+        let few = driver.send(
+            many: (0..<3).map { OpenSequence(name: "l\($0)", model: "large", revision: "", create: false) })
+        #expect(answers(few, to: OpenSequence.self).map(\.count) == [3])
+    }
+
     @Test("32 forks are recorded together, and answered together when the last is confirmed")
     func forks() throws {
         var driver = try ready()

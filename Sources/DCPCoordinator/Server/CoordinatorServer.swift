@@ -167,7 +167,7 @@ public final class CoordinatorServer {
             case .persist(let changes): persist(changes)
             case .send(let message, let number, let id):
                 send(message, Tag(client: ClientID(0), number: number), to: id)
-            case .answer(let message, let tag, let id): send(message, tag, to: id)
+            case .answer(let message, let tag, let id): send(message, tag, to: id, isAnswer: true)
             case .close(let id, let error): links[id]?.close(error)
             case .hold(let number): hold(number)
             case .goOn: goOn()
@@ -218,12 +218,14 @@ public final class CoordinatorServer {
 
     func id(of link: Link?) -> CoordinatorMachine.LinkID? { link.flatMap { linkIDs[ObjectIdentifier($0)] } }
 
-    private func send(_ message: Message, _ tag: Tag, to id: CoordinatorMachine.LinkID) {
+    private func send(_ message: Message, _ tag: Tag, to id: CoordinatorMachine.LinkID, isAnswer: Bool = false) {
         guard let link = links[id] else { return }
         do throws(ServiceError) {
             try link.send(Frame(epoch: machine.state.epoch, tag: tag, message: message))
         } catch {
-            link.close(error)
+            // An answer that is larger than a frame: the client hears of it, and its connection stays.
+            guard isAnswer, error.code == .invalidRequest else { return link.close(error) }
+            send(.failure(error), tag, to: id)
         }
     }
 }

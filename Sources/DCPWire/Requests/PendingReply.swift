@@ -22,9 +22,19 @@ package struct PendingReply: Sendable {
         missing -= 1
     }
 
-    /// The complete reply, when no answer is missing.
+    /// The complete reply, when no answer is missing; a failure if no frame takes it.
     package var message: Message? {
         guard missing == 0 else { return nil }
+        // Before they are joined: a thousand answers with a large model each are more than a buffer can have.
+        let byteCount = answers.reduce(0) { $0 + $1!.readableBytes }
+        let limit = FrameLimits().fieldsByteCountMax
+        guard byteCount + 4 <= limit else {
+            return .failure(
+                ServiceError(
+                    .invalidRequest,
+                    "The \(answers.count) answers have \(byteCount) bytes, but the limit of a frame is \(limit). What the "
+                        + "request asked for was carried out; ask for fewer at once."))
+        }
         var writer = WireWriter()
         writer.write(UInt32(answers.count))
         for answer in answers { writer.write(encoded: answer!) }
