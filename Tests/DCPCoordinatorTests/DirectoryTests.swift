@@ -49,6 +49,26 @@ struct DirectoryTests {
         #expect(driver.machine.state.sequences.values.allSatisfy { $0.fork == nil && $0.truncateLength == nil })
     }
 
+    @Test("models that a rank could not register with in one frame are refused, until others are removed")
+    func modelRoom() throws {
+        var driver = try ready()
+        _ = try driver.carry(.registerModel(name: "a", largeShape()))
+        let limit = ModelDescription.totalByteCountMax
+        for _ in 0..<2 {
+            let error = try driver.refusal(of: .registerModel(name: "b", largeShape()))
+            #expect(error.code == .storeFull && error.message.contains("dcpctl model remove"))
+            #expect(error.message.contains("\(limit)") && error.message.contains("the 2 registered models"))
+            // A restart counts the same models.
+            driver = Driver(restarting: driver)
+            driver.becomeReady()
+        }
+        _ = try driver.carry(.registerModel(name: "a", largeShape()))
+        _ = try driver.carry(.removeModel(name: "a"))
+        _ = try driver.carry(.registerModel(name: "b", largeShape()))
+        // Twice the limit, of a rank that has missed removals, and three of the longest texts.
+        #expect(2 * limit + 3 * Int(UInt16.max) < FrameLimits().fieldsByteCountMax)
+    }
+
     @Test("numbers are never given twice, also after a removal and a restart")
     func numbers() throws {
         var driver = try ready(sequences: ["s"])

@@ -25,6 +25,7 @@ extension RegisterModel: DirectoryItem {
         try machine.caller(of: item.place).check(.administer, for: "the new model `\(name)`")
         guard !CanaryNames.isReserved(name) else { throw machine.reserved(name, of: "model") }
         let record = ModelRecord(id: ModelID(machine.state.nextModel), name: name, description: description)
+        try machine.checkRoom(for: record)
         return machine.persist([.model(record), machine.nextIDs(afterModel: record.id)])
             + machine.carry(.putModel(record), for: item.answer(record))
     }

@@ -82,6 +82,17 @@ extension CoordinatorMachine {
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model, scope: scope)
     }
 
+    func checkRoom(for model: ModelRecord) throws(ServiceError) {
+        let (byteCount, limit) = (model.encodedByteCount, ModelDescription.totalByteCountMax)
+        guard state.modelsByteCount + byteCount <= limit else {
+            throw ServiceError(
+                .storeFull,
+                "The description of model `\(model.name)` has \(byteCount) bytes and those of the \(state.models.count) "
+                    + "registered models have \(state.modelsByteCount), but the limit of all together is \(limit); remove "
+                    + "models that no sequence uses (dcpctl model remove NAME).")
+        }
+    }
+
     func reserved(_ name: String, of kind: String) -> ServiceError {
         ServiceError(
             .invalidRequest,

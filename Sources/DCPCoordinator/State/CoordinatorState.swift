@@ -21,6 +21,8 @@ public struct CoordinatorState: Hashable, Sendable {
     /// The durable mark of each rank's store: a store behind it is an older copy.
     public private(set) var marks: [RankIndex: UInt64] = [:]
     public private(set) var models: [ModelID: ModelRecord] = [:]
+    /// Encoded bytes of all models.
+    private(set) var modelsByteCount = 0
     public private(set) var sequences: [SequenceID: SequenceEntry] = [:]
     private(set) var sequenceOrder = SequenceOrder()
     /// Of each name. Two while one of them is being closed, after ranks were adopted.
@@ -42,9 +44,10 @@ public struct CoordinatorState: Hashable, Sendable {
         case .store(let rank, let store): stores[rank] = store
         case .mark(let rank, let mark): marks[rank] = mark
         case .model(let record):
-            models[record.id] = record
+            let known = models.updateValue(record, forKey: record.id)
+            modelsByteCount += record.encodedByteCount - (known?.encodedByteCount ?? 0)
             nextModel = max(nextModel, record.id.value + 1)
-        case .modelRemoved(let id): models[id] = nil
+        case .modelRemoved(let id): modelsByteCount -= models.removeValue(forKey: id)?.encodedByteCount ?? 0
         case .sequence(let entry):
             let known = sequences.updateValue(entry, forKey: entry.record.id)
             if known == nil { sequenceOrder.insert(entry.record.id) }

@@ -20,6 +20,9 @@ public struct ModelDescription: Hashable, Sendable {
     public static let layersMax = 1024
     /// UTF-8 bytes.
     public static let revisionByteCountMax = 255
+    /// Encoded bytes of all models of a cluster, names included. A rank registers with its models in one frame, of at
+    /// most 16 MiB of fields, and one that has missed removals holds both the old models and the new ones.
+    public static let totalByteCountMax = 7 << 20
 
     public var layers: Int { kindOfLayer.count }
     public subscript(layer: Int) -> LayerAttention { kinds[Int(kindOfLayer[layer])] }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 public import DCPCore
+internal import NIOCore
 
 /// A model as the directory keeps it.
 public struct ModelRecord: Hashable, Sendable, WireFields {
@@ -27,6 +28,13 @@ public struct ModelRecord: Hashable, Sendable, WireFields {
         writer.write(id.value)
         writer.write(name)
         description.encode(to: &writer)
+    }
+
+    /// Its part of a frame.
+    package var encodedByteCount: Int {
+        var writer = WireWriter()
+        encode(to: &writer)
+        return writer.buffer.readableBytes
     }
 }
 
