@@ -2,6 +2,7 @@
 
 import ArgumentParser
 import DCPClient
+import DCPConsole
 import DCPWire
 import Glibc
 
@@ -10,6 +11,7 @@ struct Main {
     static func main() async {
         // A reader of our output that goes away (`dcp-bench ... | head`) ends us quietly.
         signal(SIGPIPE, SIG_DFL)
+        StandardOutput.reserveClosedStreams()
         ProcessMemory.keepFreed()
         await DcpBench.main()
     }

@@ -7,6 +7,7 @@ import DCPDaemon
 @main
 struct Main {
     static func main() async {
+        StandardOutput.reserveClosedStreams()
         ArgumentBytes.requireUTF8()
         await RankCommand.main()
     }

@@ -80,7 +80,7 @@ struct Run: ParsableCommand {
             }
         }
         summary.seconds = (clock.now - began) / .seconds(1)
-        print(json ? try JSONOutput.string(summary) : summary.text, terminator: "")
+        try StandardOutput.write(json ? JSONOutput.string(summary) : summary.text)
         if !summary.broken.isEmpty { throw ExitCode(ExitStatus.bug.rawValue) }
     }
 }
@@ -110,7 +110,9 @@ struct Replay: ParsableCommand {
         let outcome = try batch.run(seed: seed, print: json ? nil : { print($0) })
         var summary = Summary(seed: seed, steps: options.steps)
         summary.add(outcome, options.repeatCommand(seed))
-        print(json ? try JSONOutput.string(summary) : summary.text, terminator: "")
+        // The trace is still in a buffer, and comes before its summary.
+        fflush(nil)
+        try StandardOutput.write(json ? JSONOutput.string(summary) : summary.text)
         if !summary.broken.isEmpty { throw ExitCode(ExitStatus.bug.rawValue) }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import ArgumentParser
+import DCPConsole
 import DCPWire
 import Glibc
 
@@ -9,6 +10,7 @@ struct Main {
     static func main() {
         // A reader of our output that goes away (`dcp-simulator replay ... | head`) ends us quietly.
         signal(SIGPIPE, SIG_DFL)
+        StandardOutput.reserveClosedStreams()
         // Kernels that are the same on every machine, unless others are requested.
         setenv("DCP_KERNELS", "scalar", 0)
         DcpSimulator.main()

@@ -9,8 +9,9 @@ import Glibc
 @main
 struct Main {
     static func main() async {
-        // A reader of our output that goes away (`dcpctl status | head`) ends us quietly.
+        // A reader of our output that goes away (`dcpctl --help | head`) ends us quietly; see `StandardOutput` for later.
         signal(SIGPIPE, SIG_DFL)
+        StandardOutput.reserveClosedStreams()
         ArgumentBytes.requireUTF8()
         ProcessMemory.keepFreed()
         NegativeArgument.refuse(in: CommandLine.arguments)
@@ -19,12 +20,22 @@ struct Main {
             if var command = command as? any AsyncParsableCommand { try await command.run() } else { try command.run() }
         } catch {
             let status = Dcpctl.exitCode(for: error)
+            let text = Dcpctl.fullMessage(for: error)
             if status == .validationFailure {
-                ErrorOutput.printUsage(Dcpctl.fullMessage(for: error))
+                ErrorOutput.printUsage(text)
                 exit(status.rawValue)
             }
+            if status == .success, !text.isEmpty { await Self.printHelp(text) }
             Dcpctl.exit(withError: error)
         }
+    }
+}
+
+extension Main {
+    /// What was asked for by `--help`, `--version` and the like.
+    private static func printHelp(_ text: String) async -> Never {
+        do { try await execute { try StandardOutput.write(text + "\n") } } catch { Dcpctl.exit(withError: error) }
+        exit(ExitStatus.success.rawValue)
     }
 }
 

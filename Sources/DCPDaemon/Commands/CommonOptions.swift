@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import ArgumentParser
+internal import DCPConsole
 internal import DCPCore
 
 /// Options both daemons have that are no settings.
@@ -38,7 +39,18 @@ struct CommonOptions: ParsableArguments {
     /// - Parameter condition: what that depends on; nil for nothing.
     func report(_ configuration: Configuration, condition: String?) throws {
         let report = ConfigurationReport(configuration: configuration)
-        if printConfig { print(json ? try report.json() : report.text(), terminator: "") }
+        if printConfig { try print(json ? try report.json() : report.text()) }
         if checkConfig { StandardError.write(condition ?? "The configuration is valid.") }
+    }
+
+    private func print(_ text: String) throws {
+        do {
+            try StandardOutput.write(text)
+        } catch let gone as StandardOutput.ReaderGone {
+            gone.endProgram()
+        } catch let error as ServiceError {
+            StandardError.write("Error: \(error.message)")
+            throw ExitCode(ExitStatus(error).rawValue)
+        }
     }
 }

@@ -92,9 +92,9 @@ struct BenchOptions: ParsableArguments {
             }
         }
         if json {
-            Swift.print(try JSONOutput.string(report), terminator: "")
+            try StandardOutput.write(try JSONOutput.string(report))
         } else {
-            Swift.print(report.table)
+            try StandardOutput.write(report.table + "\n")
         }
         for note in report.notes { printMessage(note) }
         if let plot { printMessage("The plot is in \(plot).") }

@@ -14,6 +14,8 @@ func execute(_ body: () async throws -> Void) async throws {
     } catch let error as ServiceError {
         printMessage("\(error)")
         throw ExitCode(ExitStatus(error).rawValue)
+    } catch let gone as StandardOutput.ReaderGone {
+        gone.endProgram()
     } catch is CancellationError {
         printMessage("interrupted")
         throw ExitCode(128 + SIGINT)

@@ -105,11 +105,9 @@ struct Top: AsyncParsableCommand {
     private func print(_ view: TopView) throws {
         if client.output.json {
             // One object a line, so that a reader takes one refresh at a time.
-            Swift.print(try JSONOutput.line(view))
+            try StandardOutput.write(try JSONOutput.line(view) + "\n")
         } else {
-            Swift.print(view.text + (once ? "" : "\n"))
+            try StandardOutput.write(view.text + (once ? "\n" : "\n\n"))
         }
-        // A reader at the other end of a pipe sees each refresh when it is made.
-        fflush(nil)
     }
 }

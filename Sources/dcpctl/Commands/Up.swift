@@ -4,7 +4,6 @@ import ArgumentParser
 import DCPConsole
 import DCPCore
 import DCPLocalCluster
-import Glibc
 
 struct Up: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -96,8 +95,6 @@ struct Up: AsyncParsableCommand {
             Try `dcpctl status`; stop it with `dcpctl down --dir \(ShellQuoting.quoted(view.directory))`.
             """
         }
-        // The reader of a pipe waits for it.
-        fflush(nil)
     }
 
     /// Until a signal cancels the task, `dcpctl down` stops the daemons, or one of them ends by itself.

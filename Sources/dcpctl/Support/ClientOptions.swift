@@ -79,7 +79,7 @@ struct OutputOptions: ParsableArguments {
 
     /// Prints a value: as JSON, or as text made for people.
     func print(_ value: some Encodable, text: () -> String) throws {
-        try Swift.print(json ? JSONOutput.string(value) : text())
+        try StandardOutput.write(json ? JSONOutput.string(value) : text() + "\n")
     }
 }
 
@@ -90,6 +90,8 @@ func execute(_ body: () async throws -> Void) async throws {
     } catch let error as ServiceError {
         ErrorOutput.print(error)
         throw ExitCode(ExitStatus(error).rawValue)
+    } catch let gone as StandardOutput.ReaderGone {
+        gone.endProgram()
     } catch is CancellationError {
         printMessage("interrupted")
         throw ExitCode(128 + SIGINT)

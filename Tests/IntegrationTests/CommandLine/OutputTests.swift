@@ -72,6 +72,26 @@ extension Integration {
             }
         }
 
+        @Test("standard output that is full or closed is an error; a reader that has gone ends a command quietly")
+        func standardOutput() async throws {
+            try await ClusterSetup(ranks: 1).run { cluster in
+                var shell = cluster.tool
+                shell.executable = "/bin/sh"
+                let dcpctl = Binaries.directory + "/dcpctl"
+                for (place, reason) in [("> /dev/full", "No space left"), (">&-", "Bad file descriptor")] {
+                    for command in ["status", "status --json", "top --once --interval 100ms", "--version"] {
+                        try await shell.fails(65, saying: [reason], ["-c", "\"$0\" \(command) \(place)", dcpctl])
+                    }
+                }
+                for format in ["", "--json"] {
+                    // The shell's own last line is the status of what `head` has left.
+                    let script = "{ \"$0\" top --interval 100ms \(format); echo $? >&2; } | head -1"
+                    let outcome = try await shell.run("-c", script, dcpctl)
+                    #expect(outcome.messages == "141\n" && !outcome.data.isEmpty, "\(outcome.messages)")
+                }
+            }
+        }
+
         @Test("names are bytes: two that Unicode calls equal are two; an argument that is not UTF-8 is refused")
         func names() async throws {
             let trace = Trace(try shape(4, 2, 16, 8, .float32), tokens: 8, salt: 813)
