@@ -103,6 +103,23 @@ extension LocalCluster {
 
     private static func attached(
         in directory: LocalClusterDirectory
+    /// Restarts the daemons that have ended in a cluster of which others run. Does not wait until they are ready.
+    ///
+    /// - Returns: the cluster, and which these are; nil if all of them run, or none, or the directory has no cluster.
+    /// - Throws: `.conflict` while another `up` starts or runs the cluster.
+    public static func restartMissing(
+        in directory: LocalClusterDirectory, options: LocalClusterOptions
+    ) throws(ServiceError) -> (cluster: LocalCluster, roles: [DaemonRole])? {
+        guard directory.isCluster else { return nil }
+        // Until pids.json is written: two at once would both start the same rank, and the file would name the one that
+        // ends because the other has the store.
+        let lock = try DirectoryLock(directory)
+        defer { withExtendedLifetime(lock) {} }
+        guard let cluster = try find(in: directory, options: options) else { return nil }
+        let roles = try cluster.startMissing()
+        return roles.isEmpty ? nil : (cluster, roles)
+    }
+
     ) throws(ServiceError) -> [DaemonRole: DaemonProcess] {
         guard let recorded = try directory.readDaemons(), recorded.bootId == ProcessIdentity.bootID else { return [:] }
         var found: [DaemonRole: DaemonProcess] = [:]

@@ -10,10 +10,10 @@ internal import SystemPackage
 /// The layout of a local cluster's directory, and the files in it that this module writes.
 ///
 /// ```
-/// cluster.json       what the first `up` decided; never changed
+/// cluster.json       what the first `up` decided, and the disk options of the last one
 /// ports.json         the TCP ports of the last `up --tcp`
 /// pids.json          what runs; replaced as a whole
-/// lock               held by the `up` that runs the cluster
+/// lock               held by the `up` that starts or runs the cluster
 /// coordinator/       the coordinator's state
 /// rank-N/            the store of rank N
 /// coordinator.sock, rank-N.sock
@@ -124,7 +124,7 @@ final class DirectoryLock: Sendable {
             let holder = String(decoding: bytes, as: UTF8.self)
             throw ServiceError(
                 .conflict,
-                "Another `dcpctl up` is running the cluster in \(directory.path)"
+                "Another `dcpctl up` is starting or running the cluster in \(directory.path)"
                     + (holder.isEmpty ? "" : " (pid \(holder.trimmingCharacters(in: .whitespacesAndNewlines)))")
                     + "; stop it with `dcpctl down --dir \(directory.path)`, or choose another --dir.")
         }

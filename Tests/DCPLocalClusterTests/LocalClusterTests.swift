@@ -125,6 +125,25 @@ final class LocalClusterTests {
         await cluster.stop(deadline: .seconds(60))
     }
 
+    @Test("a rank that died is restarted once, by the up that has the directory")
+    func restartMissing() async throws {
+        try script("dcp-coordinator", "echo $* > $DCP_TEST_EVENTS; exec tail -f /dev/null")
+        try script("dcp-rank", "echo $* > $DCP_TEST_EVENTS; exec tail -f /dev/null")
+        options.detached = true
+        var started: LocalCluster? = try start().cluster
+        try await started?.killRank(1)
+        let held = #expect(throws: ServiceError.self) {
+            try LocalCluster.restartMissing(in: directory, options: options)
+        }
+        #expect(held?.code == .conflict && held?.message.contains("(pid \(getpid()))") == true)
+        #expect(started?.running.count == 2)
+        started = nil
+        let restarted = try #require(try LocalCluster.restartMissing(in: directory, options: options))
+        #expect(restarted.roles == [.rank(RankIndex(1))] && events.next().contains("--rank 1 "))
+        #expect(try LocalCluster.restartMissing(in: directory, options: options) == nil)
+        #expect(await restarted.cluster.stop(deadline: .seconds(60)).count == 3)
+    }
+
     @Test("the deadline and the check's own error end the wait")
     func deadline() async throws {
         let (cluster, _) = try start()

@@ -49,7 +49,9 @@ struct Up: AsyncParsableCommand {
             options.disk = disks.options
             let (detach, wanted) = (detach, options)
             try await interruptible {
-                if let local = try await restartMissing(in: directory, wanted) {
+                if let (local, roles) = try LocalCluster.restartMissing(in: directory, options: wanted) {
+                    // A detached cluster of which some daemons have died gets just these back.
+                    printMessage("started again: " + roles.map(\.description).joined(separator: ", "))
                     try await local.waitUntilReady(deadline: wait, clusterIsReady)
                     try announce(local)
                     return
@@ -67,19 +69,6 @@ struct Up: AsyncParsableCommand {
                 }
             }
         }
-    }
-
-    /// A detached cluster of which some daemons have died gets just these back; nil when that is not so.
-    private func restartMissing(
-        in directory: LocalClusterDirectory, _ options: LocalClusterOptions
-    ) async throws(ServiceError) -> LocalCluster? {
-        guard directory.isCluster, let local = try LocalCluster.find(in: directory, options: options) else {
-            return nil
-        }
-        let started = try local.startMissing()
-        guard !started.isEmpty else { return nil }
-        printMessage("started again: " + started.map(\.description).joined(separator: ", "))
-        return local
     }
 
     private func announce(_ local: LocalCluster) throws {

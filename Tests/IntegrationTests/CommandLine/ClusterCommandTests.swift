@@ -2,9 +2,11 @@
 
 import DCPClient
 import DCPCore
+import DCPLocalCluster
 import DCPTestKit
 import DCPTransport
 import Foundation
+import Glibc
 import Testing
 
 extension Integration {
@@ -88,6 +90,25 @@ extension Integration {
                 try await tool.fails(64, saying: ["disk-limit", "3x"], up + ["--disk-limit", "3x"])
                 #expect(try await tool.run(up + ["--disk-limit", "9MiB", "--durability", "never"]).status == 0)
                 try await check("never")
+            }
+        }
+
+        @Test("two ups at once restart a killed rank once, and leave every daemon known and its HTTP endpoint there")
+        func restartedOnce() async throws {
+            try await withDetached([]) { tool, directory in
+                let local = try #require(try LocalCluster.find(in: LocalClusterDirectory(path: directory)))
+                try await local.killRank(1)
+                let up = ["up", "--dir", directory, "--detach"]
+                async let other = tool.run(up)
+                let outcomes = [try await tool.run(up), try await other]
+                let failed = outcomes.filter { $0.status != 0 }
+                #expect(failed.count == 1 && failed.first?.status == 65, "\(outcomes)")
+                let found = try #require(try LocalCluster.find(in: LocalClusterDirectory(path: directory)))
+                #expect(found.running.count == 3)
+                #expect(try await tool.run("health", "--wait", "1m").status == 0)
+                for daemon in ["coordinator", "rank-0", "rank-1"] {
+                    #expect(FileManager.default.fileExists(atPath: "\(directory)/\(daemon).http"))
+                }
             }
         }
 
