@@ -47,9 +47,12 @@ extension LocalCluster {
             return first
         }
         switch event {
-        case .ready: return
+        case .ready: acceptStart()
         case .failed(let error): throw error
-        case .exited(let role): throw earlyExit(of: role)
+        case .exited(let role):
+            let error = earlyExit(of: role)
+            if error.code == .invalidConfiguration { refuseStart() }
+            throw error
         case .deadline:
             throw ServiceError(
                 .deadlineExceeded,

@@ -61,14 +61,16 @@ extension LocalCluster {
         } else {
             try directory.checkSocketPaths(ranks: configuration.ranks)
         }
+        let trial = StartTrial(in: directory, former: existing, configuration)
         if existing != configuration { try directory.writeConfiguration(configuration) }
         if let ports { try directory.writePorts(ports) }
         let cluster = LocalCluster(
             directory: directory, configuration: configuration, ports: ports, options: options,
-            executables: executables, lock: lock, daemons: [:])
+            executables: executables, lock: lock, daemons: [:], trial: trial)
         do throws(ServiceError) {
             for role in cluster.roles { try cluster.start(role) }
         } catch {
+            cluster.refuseStart()
             cluster.stopAndWait(deadline: .seconds(5))
             throw error
         }
@@ -101,8 +103,6 @@ extension LocalCluster {
             lock: nil, daemons: daemons)
     }
 
-    private static func attached(
-        in directory: LocalClusterDirectory
     /// Restarts the daemons that have ended in a cluster of which others run. Does not wait until they are ready.
     ///
     /// - Returns: the cluster, and which these are; nil if all of them run, or none, or the directory has no cluster.
@@ -120,6 +120,8 @@ extension LocalCluster {
         return roles.isEmpty ? nil : (cluster, roles)
     }
 
+    private static func attached(
+        in directory: LocalClusterDirectory
     ) throws(ServiceError) -> [DaemonRole: DaemonProcess] {
         guard let recorded = try directory.readDaemons(), recorded.bootId == ProcessIdentity.bootID else { return [:] }
         var found: [DaemonRole: DaemonProcess] = [:]

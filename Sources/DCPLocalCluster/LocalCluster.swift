@@ -23,11 +23,13 @@ public final class LocalCluster: Sendable {
     private let lock: Mutex<DirectoryLock?>
     /// Processes started or found; one that has ended stays until it is restarted.
     private let daemons: Mutex<[DaemonRole: DaemonProcess]>
+    /// Nil once the cluster has been ready, and for one that was found.
+    private let trial: Mutex<StartTrial?>
 
     init(
         directory: LocalClusterDirectory, configuration: LocalClusterConfiguration, ports: LocalClusterPorts?,
         options: LocalClusterOptions, executables: DaemonExecutables?, lock: DirectoryLock?,
-        daemons: [DaemonRole: DaemonProcess]
+        daemons: [DaemonRole: DaemonProcess], trial: StartTrial? = nil
     ) {
         self.directory = directory
         self.configuration = configuration
@@ -35,20 +37,18 @@ public final class LocalCluster: Sendable {
         self.executables = executables
         self.lock = Mutex(lock)
         self.daemons = Mutex(daemons)
-        let roles = (0..<configuration.ranks).map { DaemonRole.rank(RankIndex(UInt16($0))) }
+        self.trial = Mutex(trial)
         if let ports {
             coordinatorEndpoint = "tcp:127.0.0.1:\(ports.coordinator)"
             rankEndpoints = ports.ranks.map { "tcp:127.0.0.1:\($0)" }
         } else {
             coordinatorEndpoint = "unix:" + directory.socket(of: .coordinator)
-            rankEndpoints = roles.map { "unix:" + directory.socket(of: $0) }
+            rankEndpoints = configuration.roles.dropFirst().map { "unix:" + directory.socket(of: $0) }
         }
     }
 
     /// The coordinator, then the ranks: the order of starting.
-    public var roles: [DaemonRole] {
-        [.coordinator] + (0..<configuration.ranks).map { .rank(RankIndex(UInt16($0))) }
-    }
+    public var roles: [DaemonRole] { configuration.roles }
 
     public func endpoint(of role: DaemonRole) -> String {
         switch role {
@@ -178,10 +178,20 @@ public final class LocalCluster: Sendable {
         }
         // A stale pids.json is harmless: the identities in it no longer run.
         try? writeRunning()
+        trial.withLock { trial in
+            if trial?.isRefused == true { trial?.takeBack() }
+            trial = nil
+        }
         // Released here and not with the last reference: the caller may start the next cluster immediately.
         lock.withLock { $0 = nil }
         return reports
     }
+
+    /// The cluster has been ready: its configuration is good, and its stores may have a client's data.
+    func acceptStart() { trial.withLock { $0 = nil } }
+
+    /// A daemon refused the configuration: `stopAndWait` takes back what the start has written.
+    func refuseStart() { trial.withLock { $0?.isRefused = true } }
 
     /// Waits until any daemon has ended; nil when the task was cancelled.
     public func firstExit() async throws(ServiceError) -> (role: DaemonRole, exit: ProcessExit)? {

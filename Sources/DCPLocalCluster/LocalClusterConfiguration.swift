@@ -29,6 +29,9 @@ public struct LocalClusterConfiguration: Codable, Hashable, Sendable {
         self.transport = transport
     }
 
+    /// The coordinator, then the ranks: the order of starting.
+    var roles: [DaemonRole] { [.coordinator] + (0..<ranks).map { .rank(RankIndex(UInt16($0))) } }
+
     /// - Throws: `.invalidConfiguration` for invalid values, for example in an edited file.
     public func shape() throws(ServiceError) -> ClusterShape {
         guard let exchange = Exchange(name: exchange) else {

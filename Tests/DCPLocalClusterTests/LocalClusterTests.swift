@@ -125,6 +125,38 @@ final class LocalClusterTests {
         await cluster.stop(deadline: .seconds(60))
     }
 
+    @Test("options that a daemon refuses are not kept, nor is the store of a first start; a restored store is")
+    func refusedOptions() async throws {
+        try script(
+            "dcp-rank", "mkdir -p $4; echo up > $DCP_TEST_EVENTS; case $* in *200XB*) exit 64;; esac; exec cat")
+        try FileManager.default.createDirectory(
+            atPath: directory.data(of: .rank(RankIndex(0))), withIntermediateDirectories: true)
+        func refuse() async throws {
+            options.disk.diskLimit = "200XB"
+            let (cluster, _) = try start()
+            await #expect(throws: ServiceError.self) {
+                try await cluster.waitUntilReady(deadline: .seconds(600), Self.never)
+            }
+            await cluster.stop(deadline: .seconds(60))
+            options.disk.diskLimit = nil
+        }
+        try await refuse()
+        #expect(!directory.isCluster)
+        #expect(FileManager.default.fileExists(atPath: directory.data(of: .rank(RankIndex(0)))))
+        #expect(!FileManager.default.fileExists(atPath: directory.data(of: .rank(RankIndex(1)))))
+
+        options.ranks = 3
+        options.disk.durability = "always"
+        let (cluster, _) = try start()
+        try await cluster.waitUntilReady(deadline: .seconds(60)) { _ in }
+        await cluster.stop(deadline: .seconds(60))
+        let kept = try directory.readConfiguration()
+        #expect(kept?.ranks == 3 && kept?.disk.durability == "always")
+        try await refuse()
+        #expect(try directory.readConfiguration() == kept)
+        #expect(FileManager.default.fileExists(atPath: directory.data(of: .rank(RankIndex(2)))))
+    }
+
     @Test("a rank that died is restarted once, by the up that has the directory")
     func restartMissing() async throws {
         try script("dcp-coordinator", "echo $* > $DCP_TEST_EVENTS; exec tail -f /dev/null")

@@ -88,9 +88,22 @@ extension Integration {
                 try await check("always")
                 #expect(try await tool.run("down", "--dir", directory).status == 0)
                 try await tool.fails(64, saying: ["disk-limit", "3x"], up + ["--disk-limit", "3x"])
+                #expect(try await tool.run(up).status == 0)
+                try await check("always")
+                #expect(try await tool.run("down", "--dir", directory).status == 0)
                 #expect(try await tool.run(up + ["--disk-limit", "9MiB", "--durability", "never"]).status == 0)
                 try await check("never")
             }
+        }
+
+        @Test("a first up that the daemons refuse leaves nothing that binds the next one")
+        func refused() async throws {
+            let temporary = TemporaryDirectory()
+            let up = ["up", "--dir", temporary.path("c"), "--detach", "--ranks"]
+            try await CommandLineTool().fails(64, saying: ["disk-limit", "3x"], up + ["2", "--disk-limit", "3x"])
+            let second = try await CommandLineTool().run(up + ["3"])
+            #expect(second.status == 0, "\(second.messages)")
+            #expect(try await CommandLineTool().run("down", "--dir", temporary.path("c")).status == 0)
         }
 
         @Test("two ups at once restart a killed rank once, and leave every daemon known and its HTTP endpoint there")
