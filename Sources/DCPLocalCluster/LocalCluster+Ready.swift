@@ -12,13 +12,15 @@ extension LocalCluster {
         case failed(ServiceError)
         case exited(DaemonRole)
         case deadline
+        case interrupted
     }
 
     /// Waits until the check returns, a daemon ends, or the deadline has passed.
     ///
     /// - Throws: what the check throws; for a daemon that ended, `.rankUnavailable` or `.unreachable` (or
     ///   `.invalidConfiguration` when its exit status says that trying again is useless) with the last lines of its
-    ///   log; `.deadlineExceeded`. The daemons keep running; the caller decides whether to stop them.
+    ///   log; `.deadlineExceeded`; `.stepAborted` when the task is cancelled. The daemons keep running; the caller
+    ///   decides whether to stop them.
     public func waitUntilReady(deadline: Duration, _ check: @escaping ReadyCheck) async throws(ServiceError) {
         let endpoint = coordinatorEndpoint
         let instant = ContinuousClock.now + deadline
@@ -26,14 +28,16 @@ extension LocalCluster {
             group.addTask {
                 do throws(ServiceError) {
                     try await check(endpoint)
-                    return .ready
+                    // A check that ended because it was cancelled has seen nothing.
+                    return Task.isCancelled ? .interrupted : .ready
                 } catch {
                     return .failed(error)
                 }
             }
             group.addTask {
                 do throws(ServiceError) {
-                    return try await self.firstExit(until: instant).map { .exited($0.role) } ?? .deadline
+                    if let exited = try await self.firstExit(until: instant) { return .exited(exited.role) }
+                    return Task.isCancelled ? .interrupted : .deadline
                 } catch {
                     return .failed(error)
                 }
@@ -56,8 +60,10 @@ extension LocalCluster {
         case .deadline:
             throw ServiceError(
                 .deadlineExceeded,
-                "The cluster in \(directory.path) was not ready within \(deadline). Its daemons are running; check "
-                    + "\(directory.logsDirectory) or wait longer.")
+                "The cluster in \(directory.path) was not ready within \(deadline); check "
+                    + "\(directory.logsDirectory), or wait longer.")
+        case .interrupted:
+            throw ServiceError(.stepAborted, "The start of the cluster in \(directory.path) was interrupted.")
         }
     }
 

@@ -183,6 +183,11 @@ final class LocalClusterTests {
             try await cluster.waitUntilReady(deadline: .milliseconds(1), Self.never)
         }
         #expect(late?.code == .deadlineExceeded)
+        let never = Self.never
+        let waiting = Task.detached { try await cluster.waitUntilReady(deadline: .seconds(600), never) }
+        waiting.cancel()
+        let interrupted = await #expect(throws: ServiceError.self) { try await waiting.value }
+        #expect(interrupted?.code == .stepAborted)
         let refused = await #expect(throws: ServiceError.self) {
             try await cluster.waitUntilReady(deadline: .seconds(600)) { _ throws(ServiceError) in
                 throw ServiceError(.incompatible, "version 2, not 1")

@@ -4,6 +4,7 @@ import DCPCore
 import UnixSignals
 
 /// Runs a body that is cancelled by SIGINT or SIGTERM, so that what it started is taken down again.
+/// - Throws: what the body throws; after a signal `CancellationError`, because then what fails fails by it.
 func interruptible<Result: Sendable>(_ body: @escaping @Sendable () async throws -> Result) async throws -> Result {
     let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
     return try await withThrowingTaskGroup(of: Result?.self) { group in
@@ -16,7 +17,7 @@ func interruptible<Result: Sendable>(_ body: @escaping @Sendable () async throws
         group.cancelAll()
         if let first, let result = first { return result }
         // After a signal, everything that the body started stops before the program does.
-        if let late = try await group.next(), let result = late { return result }
+        if let late = try? await group.next(), let result = late { return result }
         throw CancellationError()
     }
 }

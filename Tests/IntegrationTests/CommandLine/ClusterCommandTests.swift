@@ -125,6 +125,40 @@ extension Integration {
             }
         }
 
+        @Test("an interrupted start says so, ends with 130 and leaves no daemon", arguments: [SIGINT, SIGTERM])
+        func interruptedStart(number: Int32) async throws {
+            let temporary = TemporaryDirectory()
+            let directory = temporary.path("c")
+            let events = try EventPipe(temporary.path("events"))
+            var shell = CommandLineTool()
+            shell.executable = "/bin/sh"
+            // Written by another process: a file that this one has open for writing cannot be executed.
+            let write =
+                #"cd "$0" && printf '#!/bin/sh\necho > "$1"\nexec cat\n' > dcp-rank && chmod +x dcp-rank"#
+                + " && cp dcp-rank dcp-coordinator"
+            try await shell.run("-c", write.replacing("\"$1\"", with: events.path), temporary.path)
+            let messages = try await onOwnThread {
+                let process = Process()
+                process.executableURL = URL(filePath: Binaries.directory + "/dcpctl")
+                process.arguments = ["up", "--dir", directory, "--ranks", "1"]
+                process.environment = ProcessInfo.processInfo.environment
+                process.environment?["DCP_BIN_DIR"] = temporary.path
+                let errors = Pipe()
+                process.standardInput = FileHandle.nullDevice
+                process.standardOutput = FileHandle.nullDevice
+                process.standardError = errors
+                try process.run()
+                for _ in 0..<2 { _ = events.next() }
+                kill(process.processIdentifier, number)
+                let text = String(decoding: try errors.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
+                process.waitUntilExit()
+                #expect(process.terminationReason == .exit && process.terminationStatus == 130)
+                return text
+            }
+            #expect(messages == "dcpctl: interrupted\n")
+            #expect(try LocalCluster.find(in: LocalClusterDirectory(path: directory)) == nil)
+        }
+
         @Test("up in the foreground ends with 0 when down stops it, and takes its directory from the environment")
         func foreground() async throws {
             let temporary = TemporaryDirectory()
