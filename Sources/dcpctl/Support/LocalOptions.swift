@@ -113,6 +113,14 @@ enum LocalDirectory {
 
 /// Ready: every rank is registered, all ranks of a head group are connected, and all hold the same data.
 let clusterIsReady: LocalCluster.ReadyCheck = { endpoint async throws(ServiceError) in
-    let cluster = try await Cluster.connectWhenReady(to: Endpoint(endpoint), wait: .seconds(120))
-    await cluster.close()
+    while true {
+        do throws(ServiceError) {
+            // The longest that a coordinator waits with its answer.
+            let cluster = try await Cluster.connectWhenReady(to: Endpoint(endpoint), wait: .seconds(600))
+            return await cluster.close()
+        } catch {
+            // The deadline is the caller's, who cancels this task.
+            guard [.notReady, .unreachable].contains(error.code), !Task.isCancelled else { throw error }
+        }
+    }
 }
