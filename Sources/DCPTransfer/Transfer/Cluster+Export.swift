@@ -55,11 +55,12 @@ extension Cluster {
         let rowsWriter = RowsWriter(description.kvFormat, as: dataType)
         let there = try await status(of: sequence)
         let length = there.committedLength
+        // One row first: ids and annotation are then of its version, or the version of the rows has changed.
+        var version = length > 0 ? try await rows(of: sequence, layer: 0, positions: 0..<1).version : nil
         let ids = length > 0 && there.tokenIDs >= length ? try await tokenIDs(of: sequence.record.id, 0..<length) : nil
         let writer = try SequenceFile.writer(
             path, of: sequence, length: length, rowsWriter, tokenIDs: ids,
             annotation: try await annotation(of: sequence.record.id))
-        var version: CachedRows.Version?
         var done = 0
         for layer in 0..<description.layers {
             for start in stride(from: 0, to: length, by: description.transferTokens) {
