@@ -34,7 +34,7 @@ extension OpenSequence: DirectoryItem {
         guard NameKey(owner.name) == NameKey(model) || model.isEmpty else {
             throw ServiceError(
                 .modelMismatch,
-                "Sequence `\(name)` belongs to model `\(owner.name)`, not `\(model)`; choose another --sequence or --model."
+                "Sequence `\(name)` belongs to model `\(owner.name)`, not `\(model)`; choose another name, or this model."
             )
         }
         try owner.check(revision: revision)

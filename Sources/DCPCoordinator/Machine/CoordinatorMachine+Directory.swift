@@ -76,7 +76,7 @@ extension CoordinatorMachine {
             throw ServiceError(
                 .storeFull,
                 "The directory has \(state.sequences.count) sequences, but the limit is \(sequencesMax); close some, "
-                    + "or give old ones a time to live: dcpctl sequence retain NAME --time-to-live 30d.")
+                    + "or give old ones a time to live: dcpctl sequence retain NAME --ttl 86400.")
         }
         guard CanaryNames.isReserved(name) == (model == .canary) else { throw reserved(name, of: "sequence") }
         return SequenceRecord(id: SequenceID(state.nextSequence), name: name, model: model, scope: scope)
@@ -96,7 +96,7 @@ extension CoordinatorMachine {
     func reserved(_ name: String, of kind: String) -> ServiceError {
         ServiceError(
             .invalidRequest,
-            "Names that begin with a dot are reserved for canaries; `\(name)` cannot name this \(kind). Choose another --\(kind)."
+            "Names that begin with a dot are reserved for canaries; `\(name)` cannot name this \(kind). Choose another name."
         )
     }
 
@@ -116,7 +116,7 @@ extension CoordinatorMachine {
             throw ServiceError(
                 .invalidRequest,
                 "A \(kind)'s name has 1 to \(Self.nameByteCountMax) bytes and no control characters; this one has "
-                    + "\(name.utf8.count) bytes. Choose another --\(kind).")
+                    + "\(name.utf8.count) bytes. Choose another name.")
         }
     }
 
