@@ -8,8 +8,9 @@ internal import SystemPackage
 
 /// The file system under a directory, by the name it is mounted with.
 enum DiskInspection {
+    /// Of the nearest parent if the directory does not exist; the answer names what was inspected.
     static func disk(_ directory: String) -> HostReport.Disk? {
-        let descriptor = nearestExisting(directory)
+        let (directory, descriptor) = nearestExisting(directory)
         guard descriptor >= 0 else { return nil }
         defer { close(descriptor) }
         var status = statvfs()
@@ -23,11 +24,11 @@ enum DiskInspection {
     /// O_PATH, which Glibc shows to C only under _GNU_SOURCE: no permission to read the directory is needed.
     private static let pathOnly: CInt = 0o10000000
 
-    private static func nearestExisting(_ path: String) -> CInt {
+    private static func nearestExisting(_ path: String) -> (path: String, descriptor: CInt) {
         var path = path
         while true {
             let descriptor = open(path, pathOnly | O_CLOEXEC)
-            if descriptor >= 0 || errno != ENOENT || path == "/" || path == "." { return descriptor }
+            if descriptor >= 0 || errno != ENOENT || path == "/" || path == "." { return (path, descriptor) }
             path = FilePath(path).directory.string
         }
     }

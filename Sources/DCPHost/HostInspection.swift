@@ -6,7 +6,8 @@ internal import Glibc
 
 /// Inspects this process and its host, with system calls that may block on a network file system.
 public enum HostInspection {
-    /// - Parameter store: the directory of a store; if it does not exist, its nearest existing parent is inspected.
+    /// - Parameter store: the directory of a store; if it does not exist, its nearest existing parent is inspected, and
+    ///   named in the report.
     public static func report(store: String? = nil) -> HostReport {
         var report = HostReport(processID: UInt32(getpid()), userID: getuid())
         report.hostName = hostName()

@@ -36,6 +36,7 @@ struct InspectionTests {
         // A Double has some 256 ns of room here.
         #expect(report.wallNanoseconds + 1000 >= before && report.wallNanoseconds <= after + 1000)
         let disk = try #require(report.disk)
+        #expect(disk.directory == directory.path)
         #expect(try disk.fileSystem == output("findmnt -n -o FSTYPE --target \(directory.path)"))
         #expect(try "\(disk.byteCount)" == output("df -B1 --output=size \(directory.path) | tail -1"))
     }

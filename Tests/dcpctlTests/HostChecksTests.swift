@@ -49,6 +49,17 @@ struct HostChecksTests {
         #expect(check.value.contains("/var/lib/dcp"))
     }
 
+    @Test("a store that does not exist is a warning that names what was inspected")
+    func missingStore() throws {
+        #expect(HostChecks.store("/var/lib/dcp", report(), of: "this host").isEmpty)
+        let missing = try #require(HostChecks.store("/var/lib/dcp/rank-9", report(), of: "this host").first)
+        #expect(missing.status == .warning && missing.remedy.contains("--store"))
+        #expect(missing.value == "/var/lib/dcp/rank-9 does not exist; checked the disk of /var/lib/dcp")
+        var unseen = report()
+        unseen.disk = nil
+        #expect(HostChecks.store("/var/lib/dcp", unseen, of: "this host").first?.status == .failed)
+    }
+
     @Test(
         "open files",
         arguments: [(30, 4096, Check.Status.ok), (30, 512, .warning), (4090, 4096, .failed), (9, .max, .ok)]

@@ -44,7 +44,7 @@ struct Doctor: AsyncParsableCommand {
             var report = HostInspection.report(store: store)
             report.kernels = HostReport.Kernels(.current)
             var checks = HostChecks.checks(report, of: "this host")
-            if store != nil, report.disk == nil { checks.append(HostChecks.unseenDisk(store!, of: "this host")) }
+            if let store { checks += HostChecks.store(store, report, of: "this host") }
             for path in certificates { checks += CertificateChecks.checks(at: path) }
             var note = ""
             if try hasCluster() {

@@ -19,11 +19,22 @@ public enum HostChecks {
             + (report.kernels.map { [kernels($0, subject), openBLAS($0, report.variables, subject)] } ?? [])
     }
 
-    /// For a directory whose disk cannot be looked at.
-    public static func unseenDisk(_ directory: String, of subject: String) -> Check {
-        .failed(
-            "disk", subject, "\(directory) cannot be inspected", limit: "a local disk",
-            remedy: "Check the path and its permissions.")
+    /// Of a store that was asked for: whether it is what the report tells of.
+    public static func store(_ directory: String, _ report: HostReport, of subject: String) -> [Check] {
+        guard let disk = report.disk else {
+            return [
+                .failed(
+                    "disk", subject, "\(directory) cannot be inspected", limit: "a local disk",
+                    remedy: "Check the path and its permissions.")
+            ]
+        }
+        guard disk.directory != directory else { return [] }
+        return [
+            .warning(
+                "store", subject, "\(directory) does not exist; checked the disk of \(disk.directory)",
+                limit: "a directory",
+                remedy: "Correct --store, unless a daemon is yet to create the directory.")
+        ]
     }
 
     private static func openFiles(_ report: HostReport, _ subject: String) -> Check {
