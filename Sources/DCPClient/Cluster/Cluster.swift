@@ -66,7 +66,7 @@ public actor Cluster {
     ) async throws(ServiceError) -> Cluster {
         let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
         let connection = try await Connection.open(
-            coordinator, name: "the coordinator", tls: tls, eventLoop: eventLoop)
+            coordinator, name: "the coordinator", tls: tls, timeout: timeouts.request, eventLoop: eventLoop)
         return Cluster(coordinator: connection, tls: tls, eventLoop: eventLoop, timeouts: timeouts)
     }
 
@@ -168,7 +168,8 @@ public actor Cluster {
     package func ask<R: Request>(_ request: R, timeout: Duration? = nil) async throws(ServiceError) -> R.Reply {
         if !coordinator.isOpen {
             coordinator = try await Connection.open(
-                coordinator.endpoint, name: "the coordinator", tls: tls, eventLoop: eventLoop)
+                coordinator.endpoint, name: "the coordinator", tls: tls, timeout: timeouts.request,
+                eventLoop: eventLoop)
         }
         return try await coordinator.request(
             request, epoch: known?.epoch ?? .none, tag: Tag(client: client, number: takeNumber()),
@@ -244,11 +245,12 @@ public actor Cluster {
                 "\(rank) is missing; start it: \(ServiceStart.of(rank, beside: coordinator.endpoint)).",
                 rank: rank)
         }
-        let (eventLoop, tls) = (eventLoop, tls)
+        let (eventLoop, tls, timeout) = (eventLoop, tls, timeouts.request)
         let task = Task { () async -> Result<Connection, ServiceError> in
             do throws(ServiceError) {
                 return .success(
-                    try await Connection.open(endpoint, name: "\(rank)", rank: rank, tls: tls, eventLoop: eventLoop))
+                    try await Connection.open(
+                        endpoint, name: "\(rank)", rank: rank, tls: tls, timeout: timeout, eventLoop: eventLoop))
             } catch {
                 return .failure(error)
             }

@@ -27,16 +27,20 @@ final class Connection: Sendable {
     ///   - name: the expected peer, for messages: `rank 2`, `the coordinator`.
     ///   - rank: its rank, for errors and for the role that its certificate must have.
     ///   - tls: for TCP; nil uses plain TCP, only on loopback.
-    /// - Throws: `.unreachable` or `.rankUnavailable` if no daemon answers; the peer's refusal.
+    ///   - timeout: of a request, and of the peer's hello, for which it is 5 s at most.
+    /// - Throws: `.unreachable` or `.rankUnavailable` if no daemon answers; the peer's refusal; `.deadlineExceeded`.
     static func open(
-        _ endpoint: Endpoint, name: String, rank: RankIndex? = nil, tls: TLSCredentials?, eventLoop: any EventLoop
+        _ endpoint: Endpoint, name: String, rank: RankIndex? = nil, tls: TLSCredentials?, timeout: Duration,
+        eventLoop: any EventLoop
     ) async throws(ServiceError) -> Connection {
+        let settings = LinkSettings(handshakeTimeout: min(.seconds(5), TimeAmount(timeout)), tls: tls)
         let openFlag = OpenFlag()
         let opened = eventLoop.flatSubmit {
             let promise = eventLoop.makePromise(of: NIOLoopBound<ConnectionState>.self)
             let state = ConnectionState(
-                endpoint: endpoint, name: name, rank: rank, eventLoop: eventLoop, openFlag: openFlag, opened: promise)
-            Dialer(eventLoop: eventLoop, settings: LinkSettings(tls: tls)).dial(
+                endpoint: endpoint, name: name, rank: rank, helloTimeout: settings.handshakeTimeout,
+                eventLoop: eventLoop, openFlag: openFlag, opened: promise)
+            Dialer(eventLoop: eventLoop, settings: settings).dial(
                 endpoint, expecting: rank.map { .rank($0) } ?? .coordinator,
                 hello: Hello(role: .client, fingerprint: nil), delegate: state
             ) { error in state.failed(error) }
@@ -132,6 +136,7 @@ private final class ConnectionState: LinkDelegate {
     private let endpoint: Endpoint
     private let name: String
     private let rank: RankIndex?
+    private let helloTimeout: TimeAmount
     private let eventLoop: any EventLoop
     private let openFlag: OpenFlag
     private var opened: EventLoopPromise<NIOLoopBound<ConnectionState>>?
@@ -145,12 +150,13 @@ private final class ConnectionState: LinkDelegate {
     private var keepsItself: ConnectionState?
 
     init(
-        endpoint: Endpoint, name: String, rank: RankIndex?, eventLoop: any EventLoop, openFlag: OpenFlag,
-        opened: EventLoopPromise<NIOLoopBound<ConnectionState>>
+        endpoint: Endpoint, name: String, rank: RankIndex?, helloTimeout: TimeAmount, eventLoop: any EventLoop,
+        openFlag: OpenFlag, opened: EventLoopPromise<NIOLoopBound<ConnectionState>>
     ) {
         self.endpoint = endpoint
         self.name = name
         self.rank = rank
+        self.helloTimeout = helloTimeout
         self.eventLoop = eventLoop
         self.openFlag = openFlag
         self.opened = opened
@@ -199,6 +205,14 @@ private final class ConnectionState: LinkDelegate {
                     rank: rank)))
     }
 
+    private func silent() -> ServiceError {
+        let seconds = Double(helloTimeout.nanoseconds) / 1e9
+        return ServiceError(
+            .deadlineExceeded,
+            "\(name) took the connection, but sent no hello within \(seconds) s: it is suspended or overloaded. Try again, "
+                + "with a longer --timeout if it is below 5 s.", rank: rank)
+    }
+
     private func finish(_ tag: Tag, _ result: Result<EncodedBody, ServiceError>) {
         guard let (done, deadline) = pending.removeValue(forKey: tag) else { return }
         deadline.cancel()
@@ -240,8 +254,8 @@ private final class ConnectionState: LinkDelegate {
     func link(_ link: Link, closed error: ServiceError) {
         self.link = nil
         guard opened == nil else {
-            // Refused: the peer's own reason is the better message.
-            opened?.fail(error)
+            // Refused: the peer's own reason is the better message. A link that waited in vain names a daemon's setting.
+            opened?.fail(error.code == .deadlineExceeded ? silent() : error)
             opened = nil
             keepsItself = nil
             return
