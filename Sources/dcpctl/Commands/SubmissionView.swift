@@ -72,10 +72,15 @@ struct SubmissionView: Encodable {
         }
     }
 
+    private var sent: String {
+        let sent = tokens - keptTokens
+        guard sent > 0 else { return "all \(tokens) tokens were there already" }
+        return "\(sent) tokens sent (\(max(prefillTokens - keptTokens, 0)) of them in chunks)"
+    }
+
     var text: String {
         var parts = [
-            "Sequence `\(sequence)` of model `\(model)`: \(tokens - keptTokens) tokens sent (\(prefillTokens) of them in chunks), "
-                + "committed up to \(committedLength)."
+            "Sequence `\(sequence)` of model `\(model)`: \(sent), committed up to \(committedLength)."
         ]
         if resumes > 0 {
             let longest = DurationFormat.latency(.microseconds(outageMaxMicroseconds))
@@ -106,7 +111,7 @@ struct SubmissionView: Encodable {
                 format(latency.maxMicroseconds),
             ])
         }
-        parts.append(times.rendered())
+        if !latencies.isEmpty { parts.append(times.rendered()) }
         if let kernels = ranks.first?.kernels { parts.append("Kernels: \(kernels)") }
         return parts.joined(separator: "\n\n")
     }
