@@ -145,6 +145,15 @@ struct Submit: AsyncParsableCommand {
             throw ValidationError(
                 "--sinks requires --model-file; give both, or put the sinks into the file as tensors.")
         }
+        if let output { try OutputFile.check(output, of: "--output") }
+        guard local == nil || client.coordinator == nil else {
+            throw ValidationError("--local starts a cluster, and --coordinator names another one; give one of them.")
+        }
+        guard local != nil || !cluster.isGiven else {
+            throw ValidationError(
+                "--head-groups, --interleave, --block-tokens, --exchange, --threads and --tcp are of the temporary cluster; "
+                    + "give them with --local.")
+        }
         for (name, value) in [
             ("--layer", layer), ("--layers", layers), ("--position", position), ("--prefill", prefill),
             ("--window", window),

@@ -36,6 +36,7 @@ extension Sequences {
         @OptionGroup var client: ClientOptions
 
         func validate() throws {
+            try OutputFile.check(file, of: "The file")
             if let rowType, DataType(name: rowType) == nil {
                 throw ValidationError("`\(rowType)` is not a dtype of rows; use bf16, f16 or f32.")
             }

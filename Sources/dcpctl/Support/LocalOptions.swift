@@ -40,6 +40,9 @@ struct ClusterOptions: ParsableArguments {
         options.headGroups = headGroups
         options.interleave = interleave
         options.blockTokens = blockTokens
+    /// Whether any of them was given.
+    var isGiven: Bool { headGroups ?? interleave ?? blockTokens ?? threads != nil || exchange != nil || tcp }
+
         options.exchange = exchange.flatMap { Exchange(name: $0) }
         options.transport = tcp ? .tcp : nil
         options.threadsPerRank = threads

@@ -53,6 +53,19 @@ extension Integration {
             try await CommandLineTool().fails(64, saying: ["`-1` is negative"], ["sequence", "truncate", "s", "-1"])
         }
 
+        @Test("an output named -, and two clusters at once, are refused")
+        func contradictions() async throws {
+            let tool = CommandLineTool(coordinator: "unix:/nowhere/c")
+            for (command, word) in [
+                (["submit", "f", "--output", "-"], "--output -"),
+                (["sequence", "export", "s", "-"], "standard output"),
+                (["submit", "f", "--local", "2", "--coordinator", "unix:/c"], "--coordinator names another"),
+                (["submit", "f", "--head-groups", "2"], "with --local"),
+            ] {
+                try await tool.fails(64, saying: [word], command)
+            }
+        }
+
         @Test("a file without a middle layer of a new model is refused; with --layers it is sent, with a warning")
         func missingLayers() async throws {
             let trace = Trace(try shape(layers: 3, 4, 2, 16, 8, .float32), tokens: 8, salt: 830)
