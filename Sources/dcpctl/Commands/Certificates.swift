@@ -36,7 +36,7 @@ struct Certificates: AsyncParsableCommand {
         @Option(help: ArgumentHelp("The directory to create.", valueName: "directory"))
         var directory: String
 
-        @Option(help: "The number of ranks in the cluster.")
+        @Option(parsing: .unconditional, help: "The number of ranks in the cluster.")
         var ranks: Int
 
         @Option(help: ArgumentHelp("The name of a client; may be repeated.", valueName: "name"))
@@ -165,7 +165,9 @@ struct RightsOption: ParsableArguments {
 }
 
 struct ValidityOptions: ParsableArguments {
-    @Option(help: "Validity of the certificates in days: 1 to \(CertificateValidity.authorityDays).")
+    @Option(
+        parsing: .unconditional,
+        help: "Validity of the certificates in days: 1 to \(CertificateValidity.authorityDays).")
     var days = CertificateValidity.leafDays
 
     func validate() throws {

@@ -66,9 +66,12 @@ extension Sequences {
 
         @Argument(help: "The sequence's name.")
         var name: String
-        @Option(help: ArgumentHelp("From -128 (evicted first) to 127. Default: 0.", valueName: "number"))
+        @Option(
+            parsing: .unconditional,
+            help: ArgumentHelp("From -128 (evicted first) to 127. Default: 0.", valueName: "number"))
         var priority: Int8?
         @Option(
+            parsing: .unconditional,
             help: ArgumentHelp(
                 "Close the sequence after this many seconds without use; 0 for never.", valueName: "seconds"))
         var ttl: UInt32?

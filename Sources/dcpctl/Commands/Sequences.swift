@@ -38,7 +38,9 @@ struct Sequences: AsyncParsableCommand {
         @Option(help: "Only sequences whose names begin with this.")
         var prefix: String = ""
 
-        @Option(help: ArgumentHelp("At most this many, the oldest first. Default: all.", valueName: "count"))
+        @Option(
+            parsing: .unconditional,
+            help: ArgumentHelp("At most this many, the oldest first. Default: all.", valueName: "count"))
         var limit: Int?
 
         @OptionGroup var client: ClientOptions

@@ -59,13 +59,15 @@ struct Submit: AsyncParsableCommand {
             "The cache format of a new model: \(CacheFormat.names). Default: the keys' dtype.", valueName: "format"))
     var kvFormat: String?
 
-    @Option(help: "The layer that q, k and v belong to. Default: 0.")
+    @Option(parsing: .unconditional, help: "The layer that q, k and v belong to. Default: 0.")
     var layer: Int?
 
-    @Option(help: "Number of layers of a new model. Default: as many as in the file.")
+    @Option(parsing: .unconditional, help: "Number of layers of a new model. Default: as many as in the file.")
     var layers: Int?
 
-    @Option(help: "Position of the first token. Default: the end of the sequence; with --continue, 0.")
+    @Option(
+        parsing: .unconditional,
+        help: "Position of the first token. Default: the end of the sequence; with --continue, 0.")
     var position: Int?
 
     @Flag(
@@ -74,20 +76,23 @@ struct Submit: AsyncParsableCommand {
     var continues = false
 
     @Option(
+        parsing: .unconditional,
         help: ArgumentHelp(
             "Number of tokens to send in chunks; the rest are sent one at a time. Default: all.", valueName: "tokens"))
     var prefill: Int?
 
-    @Option(help: ArgumentHelp("Tokens in a chunk.", valueName: "tokens"))
+    @Option(parsing: .unconditional, help: ArgumentHelp("Tokens in a chunk.", valueName: "tokens"))
     var chunk: Int = 512
 
-    @Option(help: "The factor of every score. Default: 1 / sqrt(Dk).")
+    @Option(parsing: .unconditional, help: "The factor of every score. Default: 1 / sqrt(Dk).")
     var scale: Float?
 
-    @Option(help: "c of c * tanh(score / c); 0 for none.")
+    @Option(parsing: .unconditional, help: "c of c * tanh(score / c); 0 for none.")
     var softcap: Float?
 
-    @Option(help: "Number of tokens that a query sees, including its own; 0 for all. Default: all.")
+    @Option(
+        parsing: .unconditional, help: "Number of tokens that a query sees, including its own; 0 for all. Default: all."
+    )
     var window: Int?
 
     @Option(
@@ -122,10 +127,12 @@ struct Submit: AsyncParsableCommand {
     @Option(help: ArgumentHelp("Compare the output with this file.", valueName: "file"))
     var expect: String?
 
-    @Option(help: "The largest allowed difference from an expected value.")
+    @Option(parsing: .unconditional, help: "The largest allowed difference from an expected value.")
     var tolerance: Float = 2e-5
 
-    @Option(help: ArgumentHelp("Start a temporary cluster of this many ranks for this call.", valueName: "ranks"))
+    @Option(
+        parsing: .unconditional,
+        help: ArgumentHelp("Start a temporary cluster of this many ranks for this call.", valueName: "ranks"))
     var local: Int?
 
     @OptionGroup(title: "Local cluster") var cluster: ClusterOptions
@@ -138,13 +145,6 @@ struct Submit: AsyncParsableCommand {
         guard StepRequest.QueryMode.choices[query] != nil else {
             throw ValidationError("`\(query)` is not a query mode; use auto, gather or replicate.")
         }
-        guard tolerance >= 0 else {
-            throw ValidationError("The tolerance \(tolerance) is negative; correct --tolerance.")
-        }
-        guard sinks.isEmpty || modelFile != nil else {
-            throw ValidationError(
-                "--sinks requires --model-file; give both, or put the sinks into the file as tensors.")
-        }
         if let output { try OutputFile.check(output, of: "--output") }
         guard local == nil || client.coordinator == nil else {
             throw ValidationError("--local starts a cluster, and --coordinator names another one; give one of them.")
@@ -153,6 +153,13 @@ struct Submit: AsyncParsableCommand {
             throw ValidationError(
                 "--head-groups, --interleave, --block-tokens, --exchange, --threads and --tcp are of the temporary cluster; "
                     + "give them with --local.")
+        }
+        guard tolerance >= 0 else {
+            throw ValidationError("The tolerance \(tolerance) is negative; correct --tolerance.")
+        }
+        guard sinks.isEmpty || modelFile != nil else {
+            throw ValidationError(
+                "--sinks requires --model-file; give both, or put the sinks into the file as tensors.")
         }
         for (name, value) in [
             ("--layer", layer), ("--layers", layers), ("--position", position), ("--prefill", prefill),

@@ -28,7 +28,8 @@ struct Top: AsyncParsableCommand {
     @Flag(help: "Print one refresh, after one interval, and exit.")
     var once = false
 
-    @Option(help: ArgumentHelp("How many sequences to show, the busiest first.", valueName: "n"))
+    @Option(
+        parsing: .unconditional, help: ArgumentHelp("How many sequences to show, the busiest first.", valueName: "n"))
     var sequences = 10
 
     @OptionGroup var client: ClientOptions

@@ -21,7 +21,7 @@ struct Up: AsyncParsableCommand {
               export DCP_COORDINATOR=unix:$PWD/cluster/coordinator.sock
             """)
 
-    @Option(help: "How many ranks. Default: 4.")
+    @Option(parsing: .unconditional, help: "How many ranks. Default: 4.")
     var ranks: Int?
 
     @OptionGroup var cluster: ClusterOptions

@@ -9,19 +9,23 @@ import Glibc
 
 /// The shape of a cluster on this machine.
 struct ClusterOptions: ParsableArguments {
-    @Option(help: "Number of head groups; must divide the ranks and every model's KV heads. Default: 1.")
+    @Option(
+        parsing: .unconditional,
+        help: "Number of head groups; must divide the ranks and every model's KV heads. Default: 1.")
     var headGroups: Int?
 
-    @Option(help: "Number of consecutive tokens that one rank owns; must divide --block-tokens. Default: 1.")
+    @Option(
+        parsing: .unconditional,
+        help: "Number of consecutive tokens that one rank owns; must divide --block-tokens. Default: 1.")
     var interleave: Int?
 
-    @Option(help: "Number of tokens in a block; must be a multiple of 16. Default: 64.")
+    @Option(parsing: .unconditional, help: "Number of tokens in a block; must be a multiple of 16. Default: 64.")
     var blockTokens: Int?
 
     @Option(help: "How ranks exchange partial results: a2a or ag-rs. Default: a2a.")
     var exchange: String?
 
-    @Option(help: "Compute threads of each rank. Default: 1.")
+    @Option(parsing: .unconditional, help: "Compute threads of each rank. Default: 1.")
     var threads: Int?
 
     @Flag(help: "Use TCP on 127.0.0.1 instead of Unix sockets. Any local user can then reach the daemons.")
@@ -31,7 +35,13 @@ struct ClusterOptions: ParsableArguments {
         if let exchange, Exchange(name: exchange) == nil {
             throw ValidationError("`\(exchange)` is not an exchange; use a2a or ag-rs.")
         }
+        if let threads, threads < 1 {
+            throw ValidationError("--threads: \(threads) is below the minimum of 1.")
+        }
     }
+
+    /// Whether any of them was given.
+    var isGiven: Bool { headGroups ?? interleave ?? blockTokens ?? threads != nil || exchange != nil || tcp }
 
     func options(ranks: Int?, detached: Bool = false) -> LocalClusterOptions {
         var options = LocalClusterOptions()
@@ -40,9 +50,6 @@ struct ClusterOptions: ParsableArguments {
         options.headGroups = headGroups
         options.interleave = interleave
         options.blockTokens = blockTokens
-    /// Whether any of them was given.
-    var isGiven: Bool { headGroups ?? interleave ?? blockTokens ?? threads != nil || exchange != nil || tcp }
-
         options.exchange = exchange.flatMap { Exchange(name: $0) }
         options.transport = tcp ? .tcp : nil
         options.threadsPerRank = threads

@@ -51,6 +51,14 @@ extension Integration {
         @Test("a negative length is called that, and not an unknown option")
         func negative() async throws {
             try await CommandLineTool().fails(64, saying: ["`-1` is negative"], ["sequence", "truncate", "s", "-1"])
+            for (command, word) in [
+                (["up", "--dir", "/nowhere/c", "--ranks", "-1"], "-1 ranks"),
+                (["submit", "f", "--prefill", "-1"], "--prefill -1 is negative"),
+                (["up", "--threads", "-1"], "--threads: -1 is below"), (["top", "--sequences", "-1"], "0...1000"),
+                (["sequence", "retain", "s", "--ttl", "-5"], "'-5' is invalid for '--ttl"),
+            ] {
+                try await CommandLineTool().fails(64, saying: [word], command)
+            }
         }
 
         @Test("an output named -, and two clusters at once, are refused")
