@@ -3,9 +3,9 @@
 """A vLLM in a process of its own: reads a job from standard input, writes what happens as lines of JSON.
 
 A job is ``{"model", "endpoint", "dtype", "options", "extra", "runs"}``. Without an endpoint vLLM computes its attention
-itself. A run is ``{"prompts", "max_tokens", "salts"}``, prompts as lists of token ids; its requests are batched. Each
-line has the number of a request and its tokens so far, how many of its prompt's tokens were not computed, and whether
-it is over.
+itself. A run is ``{"prompts", "max_tokens", "salts", "after"}``, prompts as lists of token ids; its requests are
+batched, and each comes after so many steps of the run. Each line has the number of a request and its tokens so far, how
+many of its prompt's tokens were not computed, and whether it is over.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import count
 from typing import Any
 
 from vllm import LLM, SamplingParams
@@ -38,11 +39,17 @@ def main() -> None:
 def generate(llm: LLM, run: dict[str, Any]) -> None:
     engine = llm.llm_engine
     salts = run.get("salts") or [None] * len(run["prompts"])
-    for number, (prompt, salt) in enumerate(zip(run["prompts"], salts, strict=True)):
-        text = {"prompt_token_ids": prompt} | ({} if salt is None else {"cache_salt": salt})
-        params = SamplingParams(temperature=0, max_tokens=run["max_tokens"], ignore_eos=True, logprobs=2)
-        engine.add_request(str(number), text, params)
-    while engine.has_unfinished_requests():
+    after = run.get("after") or [0] * len(run["prompts"])
+    coming = [
+        (steps, str(number), {"prompt_token_ids": prompt} | ({} if salt is None else {"cache_salt": salt}))
+        for number, (prompt, salt, steps) in enumerate(zip(run["prompts"], salts, after, strict=True))
+    ]
+    params = SamplingParams(temperature=0, max_tokens=run["max_tokens"], ignore_eos=True, logprobs=2)
+    for step in count():
+        for _, number, text in [request for request in coming if request[0] == step]:
+            engine.add_request(number, text, params)
+        if step >= max(after) and not engine.has_unfinished_requests():
+            break
         for output in engine.step():
             answer = output.outputs[0]
             margins = [

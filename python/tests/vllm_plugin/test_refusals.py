@@ -4,38 +4,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dcp_support import LocalCluster
 from transformers import AutoConfig
-from vllm import EngineArgs
 from vllm.config import CUDAGraphMode
 from vllm.v1.attention.backend import AttentionType
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
+from vllm_plugin.support import TRANSFER, configured
 
 from dcp_attention.vllm import TRIED, Unsupported
-from dcp_attention.vllm.backend import DCPAttentionImpl
+from dcp_attention.vllm.backend import DCPAttentionBackend, DCPAttentionImpl
 from dcp_attention.vllm.options import Options
-from dcp_attention.vllm.refusals import refuse_unsupported
-
-TRANSFER = {"kv_connector": "DCPConnector", "kv_role": "kv_both"}
-
-
-@pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    """Takes back what vLLM writes into this process's environment, for workers, when it is configured."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def configured(model: Path, **options: Any) -> Any:
-    options = {"enable_prefix_caching": False, "kv_transfer_config": TRANSFER, "enforce_eager": True} | options
-    return EngineArgs(model=str(model), skip_tokenizer_init=True, **options).create_engine_config()
+from dcp_attention.vllm.refusals import refuse_groups, refuse_unsupported
 
 
 def test_a_plain_configuration_is_taken(llama: Path) -> None:
@@ -91,6 +76,18 @@ def test_an_attention_is_refused(attention: dict[str, Any], reason: str) -> None
     with pytest.raises(Unsupported, match=reason):
         # vLLM's own __new__ asks for its process groups.
         DCPAttentionImpl.__init__(object.__new__(DCPAttentionImpl), **arguments)
+
+
+def test_a_cache_in_which_first_blocks_do_not_tell_requests_apart_is_refused() -> None:
+    shape: dict[str, Any] = {"block_size": 16, "num_kv_heads": 2, "head_size": 32, "dtype": torch.float32}
+    full, window = FullAttentionSpec(**shape), SlidingWindowSpec(**shape, sliding_window=100)
+    customized = DCPAttentionBackend.customize_spec(window)
+    assert customized == DCPAttentionBackend.customize_spec(full)
+    refuse_groups(KVCacheConfig(8, [], [KVCacheGroupSpec(["0", "1"], customized)]))
+    for specs in ([window], [full, full], []):
+        groups = [KVCacheGroupSpec([str(layer)], spec) for layer, spec in enumerate(specs)]
+        with pytest.raises(Unsupported, match=f"in {len(specs)} groups of .*, and DCPConnector needs one"):
+            refuse_groups(KVCacheConfig(8, [], groups))
 
 
 def test_another_version_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,22 @@ def test_windows_are_the_models(windowed: Path, prompts: list[list[int]], serve:
     assert_same(serve(windowed, runs, cluster_of(2).endpoint).runs[0], serve(windowed, runs).runs[0])
 
 
+def test_windows_take_no_requests_identity(
+    windowed: Path, prompts: list[list[int]], serve: Serve, cluster_of: ClusterOf
+) -> None:
+    """A request that is past its window, others that come then, and some that begin with more than a window."""
+    _, _, short, first, long, _ = prompts
+    runs = [
+        {"prompts": [first, short, short[1:], short[2:], short[3:]], "max_tokens": 60, "after": [0, 20, 20, 20, 20]},
+        {"prompts": [long], "max_tokens": 4},
+        {"prompts": [long + short, long + first], "max_tokens": TOKENS},
+    ]
+    served, own = serve(windowed, runs, cluster_of(2).endpoint), serve(windowed, runs)
+    for run in range(len(runs)):
+        assert_same(served.runs[run], own.runs[run])
+    assert [line["cached"] for line in served.runs[2]] == [len(long), len(long)]
+
+
 def test_a_prefix_is_found_by_its_tokens_and_only_in_its_scope(
     llama: Path, prompts: list[list[int]], serve: Serve, cluster_of: ClusterOf
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
 from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionMetadataBuilder, AttentionType
-from vllm.v1.kv_cache_interface import AttentionSpec
+from vllm.v1.kv_cache_interface import AttentionSpec, FullAttentionSpec, SlidingWindowSpec, replace_as
 
 from dcp_attention import Entry
 from dcp_attention.vllm.versions import Unsupported
@@ -52,7 +52,13 @@ class DCPAttentionBackend(AttentionBackend):
 
     @classmethod
     def customize_spec(cls, spec: AttentionSpec) -> AttentionSpec:
-        """Shrinks vLLM's own pages, which hold nothing, to four bytes a token and layer. It counts them as ever."""
+        """Shrinks vLLM's own pages, which hold nothing, to four bytes a token and layer. It counts them as ever.
+
+        Layers with a window get pages for all tokens. Otherwise vLLM takes a request's first page back when the window
+        has passed it, or never gives it one, and `DCPMetadata.first_blocks` would be of two requests.
+        """
+        if isinstance(spec, SlidingWindowSpec):
+            spec = replace_as(spec, FullAttentionSpec, drop=("sliding_window", "extra_retained_tokens"))
         return replace(spec, num_head_slots=1, state_content_bytes=4)
 
 
@@ -61,7 +67,8 @@ class DCPMetadata:
     """Metadata that all layers of a step share.
 
     Attributes:
-        first_blocks: Of each row its first block in vLLM's own cache, which tells whose it is.
+        first_blocks: Of each row its first block in vLLM's own cache, which tells whose it is: a request keeps it for
+            as long as it runs (`refuse_groups`).
         positions: Of each row's first token.
         counts: How many tokens each row has; none is padding.
     """

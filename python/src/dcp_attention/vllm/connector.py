@@ -13,7 +13,7 @@ from dcp_attention import Cluster
 from dcp_attention.vllm.description import attention_layers, describe
 from dcp_attention.vllm.options import Options
 from dcp_attention.vllm.plan import Plan
-from dcp_attention.vllm.refusals import refuse_unsupported
+from dcp_attention.vllm.refusals import refuse_groups, refuse_unsupported
 from dcp_attention.vllm.scheduler import SchedulerSide
 from dcp_attention.vllm.worker import WorkerSide
 
@@ -36,6 +36,7 @@ class DCPConnector(KVConnectorBase_V1):
         """
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         refuse_unsupported(vllm_config)
+        refuse_groups(kv_cache_config)
         self._options = Options.of(vllm_config)
         self._cluster = Cluster.connect(self._options.endpoint, retry_for=self._options.retry_for)
         if role == KVConnectorRole.SCHEDULER:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, UniformTypeKVCacheSpecs
+
 from dcp_attention.vllm.versions import Unsupported
 
 
@@ -19,6 +21,31 @@ def refuse_unsupported(vllm_config: Any) -> None:
     reasons = [*_parallel(vllm_config), *_cache(vllm_config), *_steps(vllm_config), *_model(vllm_config)]
     if reasons:
         raise Unsupported("DCPConnector cannot serve this vLLM: " + " ".join(reasons))
+
+
+def refuse_groups(kv_cache_config: KVCacheConfig) -> None:
+    """Refuses a vLLM whose requests the attention backend could not tell apart: it knows a request by the first block
+    that it has of the only group, from its admission until it ends or is preempted.
+
+    Raises:
+        Unsupported: There are several groups of blocks, or their blocks are taken back while a request runs.
+    """
+    groups = kv_cache_config.kv_cache_groups
+    specs = [
+        spec
+        for group in groups
+        for spec in (
+            group.kv_cache_spec.kv_cache_specs.values()
+            if isinstance(group.kv_cache_spec, UniformTypeKVCacheSpecs)
+            else [group.kv_cache_spec]
+        )
+    ]
+    if len(groups) != 1 or not all(isinstance(spec, FullAttentionSpec) for spec in specs):
+        kinds = ", ".join(sorted({type(spec).__name__ for spec in specs}))
+        raise Unsupported(
+            f"vLLM keeps the model's blocks in {len(groups)} groups of {kinds or 'nothing'}, and DCPConnector needs "
+            "one of FullAttentionSpec: it knows requests by their first blocks. Serve the model with transformers."
+        )
 
 
 def _parallel(vllm_config: Any) -> Iterator[str]:
