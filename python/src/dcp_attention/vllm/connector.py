@@ -82,7 +82,7 @@ class DCPConnector(KVConnectorBase_V1):
         """The layer's step has saved it."""
 
     def wait_for_save(self) -> None:
-        """Commits the tokens that the step computed."""
+        """Commits the tokens that the step computed. vLLM also calls it after a step that has failed."""
         self._worker.commit()
 
     def shutdown(self) -> None:

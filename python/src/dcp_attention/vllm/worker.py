@@ -20,10 +20,12 @@ class WorkerSide:
         self._sequences: dict[str, Sequence] = {}
         self._of_block: dict[int, str] = {}
         self._plan = Plan()
+        self._answered: set[str] = set()
 
     def begin(self, plan: Plan) -> None:
         """Carries out the part of a plan that comes before the step."""
         self._plan = plan
+        self._answered.clear()
         self.close(plan.finished)
         for admission in plan.admitted:
             self._admit(admission)
@@ -55,11 +57,16 @@ class WorkerSide:
 
     def step(self, layer_name: str, entries: list[Entry], q: Any, k: Any, v: Any) -> AttentionOutput:
         """Appends and attends in one layer; see `Cluster.step`."""
-        return self._cluster.step(self._layers[layer_name], entries, q, k, v, lse=False)
+        answer = self._cluster.step(self._layers[layer_name], entries, q, k, v, lse=False)
+        self._answered.add(layer_name)
+        return answer
 
     def commit(self) -> None:
-        """Commits the tokens that the step computed, with their ids: all requests in one transaction."""
-        if self._plan.shares:
+        """Commits the tokens that the step computed, with their ids: all requests in one transaction.
+
+        Does nothing if a layer has no answer: then the step has failed, and a refused commit would hide its error.
+        """
+        if self._plan.shares and len(self._answered) == len(self._layers):
             self._cluster.commit(
                 Commit(self._sequences[share.request_id], share.position + len(share.token_ids), share.token_ids)
                 for share in self._plan.shares
