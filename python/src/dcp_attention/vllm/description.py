@@ -36,14 +36,14 @@ def attention_layers(vllm_config: Any) -> dict[str, Attention]:
 
 
 def describe(
-    layers: dict[str, Attention], dtype: torch.dtype, revision: str | None, kv_format: str | None
+    layers: dict[str, Attention], dtype: torch.dtype, revision: str, kv_format: str | None
 ) -> ModelDescription:
     """The description of a model.
 
     Args:
         layers: Its attention layers, in their order, with their weights.
         dtype: What it computes in.
-        revision: What identifies its weights.
+        revision: What identifies its weights and settings.
         kv_format: How the cluster keeps keys and values; ``None`` is the dtype.
 
     Raises:

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
+from dcp_attention.vllm.revision import model_revision
 from dcp_attention.vllm.versions import Unsupported
 
 
@@ -21,7 +22,7 @@ class Options:
             `dcp_attention.Cluster.connect`.
         model: The model's name in the cluster; ``None`` is the last part of vLLM's. A name stands for one description.
         revision: What identifies the weights; ``None`` is the commit of the hub's that they are from, where vLLM knows
-            it.
+            it, else a digest of a sample of their files.
         kv_format: How the cluster keeps keys and values: ``bf16``, ``f16``, ``f32``, ``int8`` or ``fp8``; ``None`` is
             the model's dtype.
         scope: Who finds each other's prefixes: those that state the same one. A request's ``cache_salt`` narrows it.
@@ -55,9 +56,9 @@ class Options:
         """The model's name in the cluster."""
         return self.model or os.path.basename(str(vllm_config.model_config.model).rstrip("/"))
 
-    def model_revision(self, vllm_config: Any) -> str | None:
-        """The model's revision in the cluster."""
-        return self.revision or getattr(vllm_config.model_config.hf_config, "_commit_hash", None)
+    def model_revision(self, vllm_config: Any) -> str:
+        """The model's revision in the cluster; see `revision.model_revision`."""
+        return model_revision(vllm_config, self.revision)
 
     def request_scope(self, salt: str | None) -> str:
         """The scope of a request with a ``cache_salt``, which may be longer than scopes are."""
