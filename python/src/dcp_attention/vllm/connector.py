@@ -11,6 +11,7 @@ from vllm.logger import init_logger
 
 from dcp_attention import Cluster
 from dcp_attention.vllm.description import attention_layers, describe
+from dcp_attention.vllm.leftovers import Life
 from dcp_attention.vllm.options import Options
 from dcp_attention.vllm.plan import Plan
 from dcp_attention.vllm.refusals import refuse_groups, refuse_unsupported
@@ -42,7 +43,8 @@ class DCPConnector(KVConnectorBase_V1):
         if role == KVConnectorRole.SCHEDULER:
             # The worker, which has registered the model, comes first.
             model = self._cluster.model(self._options.model_name(vllm_config))
-            self._scheduler = SchedulerSide(self._options, self._cluster, model)
+            self._life = Life(self._options, self._cluster, model)
+            self._scheduler = SchedulerSide(self._options, self._cluster, model, self._life)
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -89,6 +91,9 @@ class DCPConnector(KVConnectorBase_V1):
         """Keeps the sequences of running requests for later matches, and disconnects."""
         if hasattr(self, "_worker"):
             self._worker.close()
+        if hasattr(self, "_life"):
+            # The worker is shut down first.
+            self._life.end()
         self._cluster.close()
 
     # Beside the scheduler.

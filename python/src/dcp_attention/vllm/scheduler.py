@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 from dataclasses import dataclass
 from typing import Any
 
 from dcp_attention import Cluster, Model, Sequence
+from dcp_attention.vllm.leftovers import Life
 from dcp_attention.vllm.options import Options
 from dcp_attention.vllm.plan import Admission, Plan, Share
 
@@ -34,10 +33,11 @@ class _Held:
 class SchedulerSide:
     """Belongs to the scheduler's thread."""
 
-    def __init__(self, options: Options, cluster: Cluster, model: Model) -> None:
+    def __init__(self, options: Options, cluster: Cluster, model: Model, life: Life) -> None:
         self._options = options
         self._cluster = cluster
         self._model = model
+        self._life = life
         self._held: dict[str, _Held] = {}
         self._plan = Plan()
 
@@ -58,7 +58,7 @@ class SchedulerSide:
         return min(held.length, request.num_tokens - 1)
 
     def _begin(self, request: Any) -> _Held:
-        name, longest = _sequence_name(request.request_id), self._longest(request)
+        name, longest = self._life.sequence_name(request.request_id), self._longest(request)
         scope = self._options.request_scope(request.cache_salt)
         if longest == 0:
             return _Held(request, self._cluster.open(name, self._model, scope=scope), 0)
@@ -106,8 +106,3 @@ class SchedulerSide:
             plan.shares.append(Share(request_id, position, token_ids))
             held.length = position + count
         return plan
-
-
-def _sequence_name(request_id: str) -> str:
-    """A unique name that contains the request id: clients choose request ids, and may choose one twice."""
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', request_id)[:200]}~{secrets.token_hex(6)}"
