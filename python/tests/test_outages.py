@@ -27,6 +27,7 @@ from dcp_attention import (
     Model,
     ModelDescription,
     NotReady,
+    PositionMismatch,
     RankUnavailable,
     RetryableError,
     Sequence,
@@ -268,6 +269,53 @@ def test_what_another_process_had_appended_is_lost_and_said_so(
         with pytest.raises(Claimed):
             text.step(client, sequence, 10, 11)
         heir.close_sequences([same])
+
+
+@pytest.mark.parametrize(("position", "end"), [(50, 51), (0, 60), (0, 120)])
+@pytest.mark.parametrize("gone", ["rank-1", "coordinator"])
+def test_a_wrong_position_in_an_outage_deletes_nothing(
+    client: Cluster, frail: LocalCluster, model: Model, restarter: Restarter, gone: str, position: int, end: int
+) -> None:
+    """What a new client takes for the end is not: what lies beyond it is another's, committed or not."""
+    _, random = seeded()
+    text = Text(120, random)
+    sequence = client.open(f"beyond-{gone}-{position}-{end}", model)
+    text.step(client, sequence, 0, 100)
+    if gone != "coordinator":
+        client.commit([Commit(sequence, 100)])
+    with Cluster.connect(frail.endpoint, retry_for=120) as other:
+        same = other.open(sequence.name)
+        frail.kill(gone)
+        restarter.strike()
+        with pytest.raises(PositionMismatch):
+            text.step(other, same, position, end)
+        there = other.status(same)
+        assert (there.committed, there.layers) == (0 if gone == "coordinator" else 100, (100,) * LAYERS)
+        assert other.resume(same) == 100
+        text.step(other, same, 100, 120)
+        other.close_sequences([same])
+
+
+def test_a_fork_by_a_name_that_is_taken_deletes_nothing(
+    client: Cluster, frail: LocalCluster, model: Model, restarter: Restarter
+) -> None:
+    _, random = seeded()
+    text = Text(60, random)
+    parent, taken = client.open_many(["forked", "taken"], model)
+    text.step(client, parent, 0, 20)
+    text.step(client, taken, 0, 50)
+    client.commit([Commit(taken, 40)])
+    with Cluster.connect(frail.endpoint, retry_for=120) as other:
+        mine = other.open("forked")
+        assert other.resume(mine) == 20
+        frail.kill("coordinator")
+        restarter.strike()
+        # An answer may have been lost: the name is taken for that of an earlier attempt's fork.
+        child = other.fork(mine, "taken", 20)
+        with pytest.raises(PositionMismatch):
+            text.step(other, child, 20, 21)
+        assert (other.status(child).committed, other.status(child).length) == (40, 50)
+        other.close_sequences([mine, child])
 
 
 def test_without_retries_every_failure_is_the_callers(frail: LocalCluster) -> None:

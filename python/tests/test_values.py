@@ -24,7 +24,7 @@ from dcp_attention import (
 )
 from dcp_attention._client.journal import Chunk, Journal, joined
 from dcp_attention._client.outages import Outage, Retry
-from dcp_attention._client.resumption import Action, resumption
+from dcp_attention._client.resumption import Action, FirstUse, resumption
 from dcp_attention._io.endpoint import Endpoint
 from dcp_attention.model import DType
 
@@ -146,6 +146,24 @@ def progress(committed: int, most: int, *layers: int, uneven: bool = False) -> P
 )
 def test_what_makes_ranks_agree(there: Progress, at_most: int | None, expected: tuple[Action, int]) -> None:
     assert resumption(there, at_most) == expected
+
+
+@pytest.mark.parametrize(
+    ("there", "is_explained"),
+    [
+        (progress(5, 5, 8, 8), True),
+        (progress(5, 5, 8, 10), True),
+        (progress(0, 0, 0, 0), True),
+        (progress(5, 10, 8, 10), True),  # its commit has reached a rank
+        (progress(5, 9, 8, 10), False),
+        (progress(5, 5, 10, 8), False),
+        (progress(5, 5, 8, 9), False),
+        (progress(5, 5, 8, 12), False),
+        (progress(5, 5, 9, 10), False),
+    ],
+)
+def test_what_a_first_step_explains(there: Progress, is_explained: bool) -> None:
+    assert FirstUse(8, layer=1, end=10, committed=10).explains(there) is is_explained
 
 
 @pytest.mark.parametrize(

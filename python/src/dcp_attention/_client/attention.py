@@ -11,10 +11,11 @@ import numpy as np
 from dcp_attention._client.claims import Claims, IDsOf
 from dcp_attention._client.keeper import Keeper
 from dcp_attention._client.plan import Contents
+from dcp_attention._client.resumption import FirstUse
 from dcp_attention._client.session import Session
 from dcp_attention._wire.requests import COMMIT, StartedIDs
 from dcp_attention.errors import InvalidRequest
-from dcp_attention.values import AttentionOutput, Commit, TokenIDs
+from dcp_attention.values import AttentionOutput, Commit, Entry, Sequence, TokenIDs
 
 
 class Attention:
@@ -44,15 +45,20 @@ class Attention:
         sequences += [commit.sequence for commit, _ in commits if commit.sequence not in sequences]
         if step.keys is None:
             return await keeper.persist(sequences, lambda _: keeper.send(step))
-        fresh = [entry.sequence for entry in step.entries if keeper.get(entry.sequence) is None]
+        fresh: list[Sequence] = []
 
         async def attempt(_: int) -> AttentionOutput:
+            # Looked up in its turn: another call may have been the first while this one waited.
             for entry in step.entries:
-                keeper.use(entry.sequence, entry.position)
+                if keeper.get(entry.sequence) is None:
+                    fresh.append(entry.sequence)
+                    keeper.begin(entry.sequence, _first_use(step.layer, entry, commits))
             output = await keeper.send(step, commits)
             for entry, chunk in step.chunks():
-                journal = keeper.use(entry.sequence, entry.position).journal
-                journal.appended(step.layer, chunk.end, chunk if keeper.retry_for > 0 else None)
+                used = keeper.get(entry.sequence)
+                assert used is not None
+                used.first = None
+                used.journal.appended(step.layer, chunk.end, chunk if keeper.retry_for > 0 else None)
             self._committed(commits)
             return output
 
@@ -81,6 +87,11 @@ class Attention:
             used = self._keeper.get(commit.sequence)
             if used is not None:
                 used.journal.committed(commit.length)
+
+
+def _first_use(layer: int, entry: Entry, commits: tuple[IDsOf, ...]) -> FirstUse:
+    lengths = [commit.length for commit, _ in commits if commit.sequence.id == entry.sequence.id]
+    return FirstUse(entry.position, layer, entry.position + entry.count, max(lengths, default=None))
 
 
 def checked_ids(token_ids: TokenIDs) -> tuple[int, ...]:

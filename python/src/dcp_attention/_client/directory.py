@@ -208,7 +208,10 @@ class Directory:
             child = _sequence(answer, fork.parent.model)
         parent = self._keeper.get(fork.parent)
         journal = Journal(fork.length) if parent is None else parent.journal.forked(fork.length)
-        self._keeper.made(child, journal, is_settled=number == 0)
+        if number == 0:
+            self._keeper.made(child, journal)
+        else:
+            self._keeper.found(child, journal)
         return child
 
     async def close(self, sequences: Iterable[Sequence | str], keep: bool) -> None:

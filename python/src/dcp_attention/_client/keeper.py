@@ -15,7 +15,7 @@ from dcp_attention._client.claims import Claims, IDsOf, rank_statuses
 from dcp_attention._client.journal import Journal, joined
 from dcp_attention._client.outages import Outage
 from dcp_attention._client.plan import Contents
-from dcp_attention._client.resumption import Action, progress, resumption
+from dcp_attention._client.resumption import Action, FirstUse, progress, resumption
 from dcp_attention._client.session import Session, counted
 from dcp_attention._wire.requests import (
     CUT_UNCOMMITTED,
@@ -42,6 +42,7 @@ class Used:
         epoch: In which the ranks were known to have that.
         is_settled: Whether nothing has failed since.
         is_guessed: Whether the journal's base is no more than what a first use, which failed, took it for.
+        first: The first use, until the ranks have confirmed the journal's base.
     """
 
     sequence: Sequence
@@ -49,6 +50,7 @@ class Used:
     epoch: int
     is_settled: bool = field(default=True)
     is_guessed: bool = field(default=False)
+    first: FirstUse | None = field(default=None)
 
 
 class Keeper:
@@ -66,16 +68,18 @@ class Keeper:
         """A sequence that was used before."""
         return self._used.get(sequence.id)
 
-    def use(self, sequence: Sequence, position: int) -> Used:
-        """A sequence; at its first use all layers are assumed to end at a position."""
-        used = self._used.get(sequence.id)
-        if used is None:
-            used = self._used[sequence.id] = Used(sequence, Journal(position), self._session.epoch)
-        return used
+    def begin(self, sequence: Sequence, first: FirstUse) -> None:
+        """Records a sequence at its first use: all layers are assumed to end at its position."""
+        self._used[sequence.id] = Used(sequence, Journal(first.position), self._session.epoch, first=first)
 
-    def made(self, sequence: Sequence, journal: Journal, *, is_settled: bool = True) -> None:
+    def made(self, sequence: Sequence, journal: Journal) -> None:
         """Records a sequence that this client has created, or has just made the ranks agree on."""
-        self._used[sequence.id] = Used(sequence, journal, self._session.epoch, is_settled)
+        self._used[sequence.id] = Used(sequence, journal, self._session.epoch)
+
+    def found(self, sequence: Sequence, journal: Journal) -> None:
+        """Records a sequence that this client is taken to have created: the ranks are asked before its next use."""
+        first = FirstUse(journal.base)
+        self._used[sequence.id] = Used(sequence, journal, self._session.epoch, is_settled=False, first=first)
 
     def doubt(self, sequences: Iterable[Sequence]) -> None:
         """Their first use failed: their ends are requested before the next use."""
@@ -238,7 +242,8 @@ class Keeper:
             return
         used.is_settled = False
         await self._claims.keep(used.sequence)
-        if used.is_guessed:
+        # The ranks refuse a step at a wrong position. What lies beyond it is nobody's mistake to delete.
+        if used.is_guessed or (used.first and not used.first.explains(await self.status(used.sequence))):
             there = await self._agree(used.sequence, None)
             self.made(used.sequence, Journal(there.length))
             return
@@ -276,13 +281,13 @@ class Keeper:
                     )
                 )
         used.epoch = (await self._session.ready_topology()).epoch
-        used.is_settled = True
+        used.is_settled, used.first = True, None
 
     def _lose(self, used: Used, there: Progress) -> None:
         layers = range(len(used.sequence.model.description.layers))
         most = max(used.journal.end(layer) for layer in layers)
         used.journal = Journal(there.length)
-        used.epoch, used.is_settled = self._session.epoch, True
+        used.epoch, used.is_settled, used.first = self._session.epoch, True, None
         name = used.sequence.name
         raise TokensLost(
             f"Sequence `{name}` ends at {there.length} ({there.committed} committed), but this client knew "

@@ -8,9 +8,32 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence as SequenceOf
+from typing import NamedTuple
 
 from dcp_attention._wire.requests import SequenceStatus
 from dcp_attention.values import Progress
+
+
+class FirstUse(NamedTuple):
+    """What a client has sent of a sequence that no rank has told it anything about: the position is the caller's word.
+
+    Attributes:
+        position: Where all layers are said to end.
+        layer: Whose step was sent; ``None`` for no step.
+        end: Where that layer ends if the step was carried out.
+        committed: How many tokens are durable if its commit was; ``None`` without one.
+    """
+
+    position: int
+    layer: int | None = None
+    end: int = 0
+    committed: int | None = None
+
+    def explains(self, there: Progress) -> bool:
+        """Whether what lies beyond the position is the step's own; otherwise it is another client's."""
+        return all(
+            end <= self.position or (layer == self.layer and end == self.end) for layer, end in enumerate(there.layers)
+        ) and (there.committed_most <= self.position or there.committed_most == self.committed)
 
 
 class Action(enum.Enum):
