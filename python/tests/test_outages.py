@@ -439,3 +439,72 @@ def test_a_step_that_is_cancelled_can_be_made_again(frail: LocalCluster, client:
             await cluster.close_sequences([sequence])
 
     asyncio.run(main())
+
+
+def test_a_cut_waits_for_its_turn(frail: LocalCluster, model: Model) -> None:
+    _, random = seeded()
+    text = Text(24, random)
+
+    async def main() -> None:
+        async with await AsyncCluster.connect(frail.endpoint, retry_for=120) as cluster:
+            sequence = await cluster.open("turns", model)
+
+            async def step(start: int, end: int) -> None:
+                for layer in range(LAYERS):
+                    await cluster.step(layer, [Entry(sequence, start, end - start)], *text.tensors(layer, start, end))
+
+            await step(0, 10)
+            await asyncio.gather(
+                cluster.step(0, [Entry(sequence, 10, 10)], *text.tensors(0, 10, 20)), cluster.cut(sequence, 5)
+            )
+            assert (await cluster.status(sequence)).layers == (5,) * LAYERS
+            frail.kill("rank-1")
+            frail.start()
+            await step(5, 12)
+            await cluster.close_sequences([sequence])
+
+    asyncio.run(main())
+
+
+def test_a_call_that_waits_for_the_first_is_not_the_first(frail: LocalCluster, model: Model) -> None:
+    """Its failure says nothing about the first one's tokens, which are kept through an outage."""
+    _, random = seeded()
+    text = Text(24, random)
+
+    async def main() -> None:
+        async with await AsyncCluster.connect(frail.endpoint, retry_for=120) as cluster:
+            sequence = await cluster.open("firsts", model)
+
+            async def step(layer: int, start: int, end: int) -> None:
+                await cluster.step(layer, [Entry(sequence, start, end - start)], *text.tensors(layer, start, end))
+
+            # A cut uses nothing, and has its turn before both.
+            cut, first, second = await asyncio.gather(
+                cluster.cut(sequence, 0), step(0, 0, 10), step(0, 15, 16), return_exceptions=True
+            )
+            assert (cut, first) == (None, None)
+            assert isinstance(second, PositionMismatch)
+            frail.kill("rank-1")
+            frail.start()
+            for layer in range(1, LAYERS):
+                await step(layer, 0, 10)
+            await step(0, 10, 12)
+            await cluster.close_sequences([sequence])
+
+    asyncio.run(main())
+
+
+def test_what_is_lost_can_be_cut_off(client: Cluster, frail: LocalCluster, model: Model) -> None:
+    _, random = seeded()
+    text = Text(20, random)
+    sequence = client.open("cut-off", model)
+    text.step(client, sequence, 0, 10)
+    client.commit([Commit(sequence, 6)])
+    with Cluster.connect(frail.endpoint, retry_for=120) as heir:
+        same = heir.open("cut-off")
+        assert heir.resume(same) == 10
+        frail.kill("rank-0")
+        frail.start()
+        heir.cut(same, 5)
+        text.step(heir, same, 5, 20)
+        heir.close_sequences([same])

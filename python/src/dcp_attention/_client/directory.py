@@ -246,12 +246,20 @@ class Directory:
     async def cut(self, lengths: Iterable[tuple[Sequence, int]]) -> None:
         """Cuts sequences to their first tokens, committed or not."""
         wanted = list(lengths)
-        for sequence, length in wanted:
-            used = self._keeper.get(sequence)
-            if used is not None:
-                used.journal.cut(length)
+
+        def forget(some: list[int]) -> None:
+            for index in some:
+                sequence, length = wanted[index]
+                used = self._keeper.get(sequence)
+                if used is not None:
+                    used.journal.cut(length)
 
         async def attempt(_: int, some: list[int]) -> list[ServiceError | None]:
+            # Before the ranks get what this client knows: what is cut is not sent again, nor missed when it is lost.
+            forget(some)
+            await self._keeper.prepare(wanted[index][0] for index in some)
+            # And after it: of a sequence whose end was only guessed, that has found the end.
+            forget(some)
             ends = await self._keeper.cut_uncommitted([wanted[index] for index in some])
             results: list[ServiceError | None] = [end if isinstance(end, ServiceError) else None for end in ends]
             longer = [
@@ -271,7 +279,7 @@ class Directory:
                     results[place] = answer
             return results
 
-        await self._keeper.persist_each([sequence for sequence, _ in wanted], attempt)
+        await self._keeper.persist_each([sequence for sequence, _ in wanted], attempt, prepares=False)
 
     async def _each(self, many: Many[Q, R], items: SequenceOf[Q]) -> list[R]:
         """Sends requests that may be repeated."""

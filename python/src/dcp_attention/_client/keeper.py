@@ -114,8 +114,8 @@ class Keeper:
             number = 0
             while True:
                 try:
-                    for sequence in known if prepares else ():
-                        await self._prepare(sequence)
+                    if prepares:
+                        await self.prepare(known)
                     return await attempt(number)
                 except ServiceError as error:
                     if not isinstance(error, TokensLost):
@@ -185,17 +185,19 @@ class Keeper:
         async def run(_: int) -> T:
             for sequence in used:
                 with suppress(Claimed):
-                    await self._prepare(sequence)
+                    await self.prepare([sequence])
             return await attempt()
 
         return await self.persist(used, run, prepares=False)
 
-    async def _prepare(self, sequence: Sequence) -> None:
-        used = self._used.get(sequence.id)
-        if used is not None:
-            await self._settle(used)
-        elif self._claims.is_over(sequence.id, (await self._session.ready_topology()).epoch):
-            await self._claims.keep(sequence)
+    async def prepare(self, sequences: Iterable[Sequence]) -> None:
+        """Gives the ranks the tokens that this client knows; in an attempt of `persist`, which does it otherwise."""
+        for sequence in sequences:
+            used = self._used.get(sequence.id)
+            if used is not None:
+                await self._settle(used)
+            elif self._claims.is_over(sequence.id, (await self._session.ready_topology()).epoch):
+                await self._claims.keep(sequence)
 
     def _unsettle(self, sequences: Iterable[Sequence]) -> None:
         for sequence in sequences:
