@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import dcp_support
+import pytest
 import torch
-from huggingface.support import generate, ids, small
+from huggingface.support import generate, ids, padded, small
 from transformers.generation.streamers import BaseStreamer
 
-from dcp_attention import Cluster
+from dcp_attention import Cluster, RetryableError, TokensLost
 from dcp_attention.transformers import DCPCache
 
 if TYPE_CHECKING:
@@ -75,3 +78,82 @@ def test_beams_outlive_a_rank() -> None:
             expected = own(rows).logits[:, -2:]
         # Sums of f32 in another order; see test_generation.
         torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
+@contextmanager
+def interrupted(model: PreTrainedModel) -> Iterator[None]:
+    """Forward passes of the model end in its third layer, as Ctrl-C ends them."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.get_submodule("model.layers.2").register_forward_pre_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        handle.remove()
+
+
+def test_an_outage_that_lasts_too_long_costs_a_cache_nothing(llama: PreTrainedModel) -> None:
+    seed, _ = dcp_support.seeded()
+    own = small("llama", attention="eager")
+    with dcp_support.cluster(2) as cluster, Cluster.connect(cluster.endpoint, retry_for=1) as client:
+        cache = DCPCache(client, "too-long")
+        said = generate(llama, ids(20, seed), 8, past_key_values=cache)
+        assert (cache.get_seq_length(), client.status(client.open("too-long")).committed) == (27, 20)
+        cluster.kill("rank-1")
+        with pytest.raises(RetryableError):
+            generate(llama, said, 4, past_key_values=cache)
+        cluster.start()
+        client.topology(60)
+        assert torch.equal(generate(llama, said, 4, past_key_values=cache), generate(own, said, 4))
+
+
+def test_an_interrupted_pass_costs_a_cache_nothing(llama: PreTrainedModel) -> None:
+    _, numbers = dcp_support.seeded()
+    own = small("llama", attention="eager")
+    batch = padded([numbers.integers(3, 500, length).tolist() for length in (9, 20)])
+    with dcp_support.cluster(2) as cluster, Cluster.connect(cluster.endpoint) as client:
+        cache = DCPCache(client, "interrupted")
+        said = generate(llama, batch, 8, past_key_values=cache)
+        more = {
+            "input_ids": said,
+            "attention_mask": torch.cat([batch["attention_mask"], torch.ones(2, 8, dtype=torch.long)], 1),
+        }
+        for _ in range(2):
+            with interrupted(llama):
+                generate(llama, more, 4, past_key_values=cache)
+            cluster.kill("rank-1")
+            cluster.start()
+        assert torch.equal(generate(llama, more, 4, past_key_values=cache), generate(own, more, 4))
+
+
+@pytest.mark.parametrize("in_a_pass", [False, True])
+def test_lost_tokens_are_said_once_and_computed_again(llama: PreTrainedModel, in_a_pass: bool) -> None:
+    _, numbers = dcp_support.seeded()
+    own = small("llama", attention="eager")
+    batch = padded([numbers.integers(3, 500, length).tolist() for length in (9, 20)])
+    with dcp_support.cluster(2) as cluster, Cluster.connect(cluster.endpoint) as client:
+        cache = DCPCache(client, "lost")
+        said = generate(llama, batch, 8, past_key_values=cache)
+        more = {
+            "input_ids": said,
+            "attention_mask": torch.cat([batch["attention_mask"], torch.ones(2, 8, dtype=torch.long)], 1),
+        }
+        if in_a_pass:
+            with interrupted(llama):
+                generate(llama, more, 4, past_key_values=cache)
+        # Whoever resumes a sequence gives up what the client had kept of it.
+        client.resume(client.open("lost/1"))
+        cluster.kill("rank-0")
+        cluster.start()
+        assert cache.get_seq_length() == 27
+        with pytest.raises(TokensLost):
+            generate(llama, more, 4, past_key_values=cache)
+        assert cache.get_seq_length() == 20
+        assert torch.equal(generate(llama, more, 4, past_key_values=cache), generate(own, more, 4))
+        with cache:
+            pass
+        row = said[1].tolist()
+        assert client.token_ids(client.open("lost/1")).tolist()[:28] == row

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dcp_attention import Commit, Entry, Fork, UnknownSequence
+from dcp_attention import Commit, Entry, Fork, TokensLost, UnknownSequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
@@ -157,10 +157,36 @@ class Rows:
         for row, length in zip(self.all, lengths, strict=True):
             row.cut(length)
 
-    def even(self) -> None:
-        """Rolls back the tokens that an incomplete forward pass appended to some layers."""
-        for row in self.all:
-            row.cut(min(row.length, self._cluster.resume(row.sequence, at_most=row.length)))
+    def even(self, length: int) -> int:
+        """Rolls back the tokens that an incomplete forward pass appended to some layers.
+
+        Args:
+            length: Of the batch before that pass, padding counted.
+
+        Returns:
+            Its length now: less than that only if tokens are lost for good.
+        """
+        kept = min(length, *(row.padding + left for row, left in zip(self.all, self._left(), strict=True)))
+        lengths = [max(0, kept - row.padding) for row in self.all]
+        # A cut, and no resumption: the client keeps its uncommitted tokens, for the outages that are still to come.
+        self._cluster.cut_many([(row.sequence, end) for row, end in zip(self.all, lengths, strict=True)])
+        for row, end in zip(self.all, lengths, strict=True):
+            row.cut(end)
+        return kept
+
+    def _left(self) -> list[int]:
+        """How much of each row the ranks have, or get from the client before they are asked."""
+        while True:
+            try:
+                there = self._cluster.statuses([row.sequence for row in self.all])
+            except TokensLost:  # of one row, once; what it has left is told next
+                continue
+            found = [there.get(row.sequence.id) for row in self.all]
+            # One that is not on every rank is refused by name, when it is cut.
+            return [
+                row.length if progress is None else min(row.length, progress.length)
+                for row, progress in zip(self.all, found, strict=True)
+            ]
 
     def select(self, parents: SequenceOf[int]) -> None:
         """Replaces row i by row ``parents[i]``: keeps, forks or closes sequences."""

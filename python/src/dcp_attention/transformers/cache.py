@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dcp_attention import TokensLost
 from dcp_attention.tensors import torch_array
 from dcp_attention.transformers._bind import ModelWatch, TokenWatch
 from dcp_attention.transformers._latent import Latents
@@ -156,8 +157,9 @@ class DCPCache(NoStateCache):
             raise ValueError(f"crop({tokens_to_remove}) is no number of tokens to remove; pass it negated.")
         if tokens_to_remove < 0:
             self._end_pass()
-            self._length = max(0, self._length + tokens_to_remove)
-            self._rows.cut([max(0, self._length - row.padding) for row in self._rows.all])
+            length = max(0, self._length + tokens_to_remove)
+            self._rows.cut([max(0, length - row.padding) for row in self._rows.all])
+            self._length = length
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Replaces row i by row ``beam_idx[i]``, by forks."""
@@ -224,6 +226,11 @@ class DCPCache(NoStateCache):
         self._take_padding(call.mask.padding, forward)
         try:
             out = self._step(index, call, latents, forward)
+        except TokensLost:
+            # The caller is told once: the next forward pass goes on from what is left.
+            self._waiting = None
+            self._length, self._pass = self._rows.even(self._length), None
+            raise
         except BaseException:
             call.update.is_refused = True
             raise
@@ -326,7 +333,18 @@ class DCPCache(NoStateCache):
         """Between forward passes: all layers have all tokens, or tokens that only some have are rolled back."""
         self._refuse_unattended()
         if self._pass is not None and not self._pass.is_complete:
-            self._rows.even()
+            # An error leaves the pass: the next call tries again.
+            known, self._length = self._length, self._rows.even(self._length)
+            self._pass = None
+            if self._length < known:
+                name = self._rows.names[0]
+                raise TokensLost(
+                    f"The batch of sequence `{name}` ends at {self._length} of {known} tokens, padding counted: an "
+                    "outage took the others, and this client has them no longer. Pass the tokens from "
+                    f"{self._length} on again.",
+                    sequence=name,
+                    length=self._length,
+                )
         self._pass = None
 
     def _refuse_unattended(self) -> None:
