@@ -154,6 +154,23 @@ def test_a_prefix_for_many(llama: PreTrainedModel, two: Cluster) -> None:
     )
 
 
+def test_copies_of_a_cache_that_no_model_has_used(llama: PreTrainedModel, two: Cluster) -> None:
+    seed, _ = dcp_support.seeded()
+    own, chat = small("llama", attention="eager"), name()
+    with DCPCache(two, chat) as cache:
+        generate(llama, ids(20, seed), 1, past_key_values=cache)
+    stored = DCPCache(two, chat)
+    questions = [torch.cat([ids(20, seed), ids(6, seed + 1 + question)], 1) for question in range(3)]
+    copies = [copy.deepcopy(stored), copy.deepcopy(stored), DCPCache(two, chat).fork(name())]
+    for question, copied in zip(questions, copies, strict=True):
+        answer = generate(llama, question, past_key_values=copied)
+        assert torch.equal(answer, generate(own, question))
+        copied.commit()
+        # Under another's ids it would be found by them.
+        assert two.token_ids(two.open(copied.names[0])).tolist() == answer[0, :-1].tolist()
+    assert torch.equal(generate(llama, questions[0], past_key_values=stored), generate(own, questions[0]))
+
+
 def test_other_weights_are_refused(llama: PreTrainedModel, two: Cluster) -> None:
     chat = name()
     with DCPCache(two, chat) as cache:

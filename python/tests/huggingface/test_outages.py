@@ -157,3 +157,12 @@ def test_lost_tokens_are_said_once_and_computed_again(llama: PreTrainedModel, in
             pass
         row = said[1].tolist()
         assert client.token_ids(client.open("lost/1")).tolist()[:28] == row
+
+
+def test_an_interrupted_pass_of_another_model_is_not_the_caches(llama: PreTrainedModel, two: Cluster) -> None:
+    seed, _ = dcp_support.seeded()
+    other, cache = small("llama", attention="eager", seed=2), DCPCache(two, f"others-{seed}")
+    with interrupted(other):
+        generate(other, ids(20, seed), 4)
+    expected = generate(small("llama", attention="eager"), ids(20, seed), 4)
+    assert torch.equal(generate(llama, ids(20, seed), 4, past_key_values=cache), expected)

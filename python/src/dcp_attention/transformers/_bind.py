@@ -74,6 +74,8 @@ class ModelWatch:
 
     def _enter(self, module: torch.nn.Module, args: Any) -> None:
         if isinstance(module, PreTrainedModel):
+            if self._models and not _is_part(module, self._models[-1]):
+                self._models.clear()  # Ctrl-C ended that model's forward pass, which was not left
             if not self._models:
                 self._inside.embedded = {}
             self._models.append(module)
@@ -92,9 +94,10 @@ class ModelWatch:
         return models
 
     def end(self) -> None:
-        """Stops watching."""
+        """Stops watching, and forgets: a forward pass that it ends in the middle of leaves no model behind."""
         for handle in self._handles:
             handle.remove()
+        self._inside = threading.local()
 
     def caller(self) -> tuple[PreTrainedModel, torch.Tensor | None]:
         """The model whose forward pass this thread is in, the outermost, and the token ids that it has embedded.
@@ -109,3 +112,7 @@ class ModelWatch:
             )
         model = self._models[0]
         return model, self._inside.embedded.get(model.get_input_embeddings())
+
+
+def _is_part(module: torch.nn.Module, whole: torch.nn.Module) -> bool:
+    return module is not whole and any(part is module for part in whole.modules())

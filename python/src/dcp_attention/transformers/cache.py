@@ -102,8 +102,7 @@ class DCPCache(NoStateCache):
         self._rows.take_up(None if tokens is None else token_lists(tokens))
         self._length = max((row.padding + row.length for row in self._rows.all), default=0)
         if model is None:
-            self._watch = ModelWatch()
-            weakref.finalize(self, self._watch.end)  # a cache that is never used watches until it is gone
+            self._await_caller()
         else:
             self._bind(model)
 
@@ -357,6 +356,10 @@ class DCPCache(NoStateCache):
 
     # The model.
 
+    def _await_caller(self) -> None:
+        self._watch = ModelWatch()
+        weakref.finalize(self, self._watch.end)  # a cache that is never used watches until it is gone
+
     def _bind_caller(self) -> ServedModel:
         assert self._watch is not None
         model, ids = self._watch.caller()
@@ -397,6 +400,8 @@ class DCPCache(NoStateCache):
         copied.__dict__.update(self.__dict__)
         copied._rows = Rows(self.cluster, [row.sequence.name for row in rows], rows[0].sequence.scope)
         copied._rows.all = rows
+        if self._watch is not None:
+            copied._await_caller()  # another model may use it, and after this cache is gone
         return copied
 
     def delete(self) -> None:
