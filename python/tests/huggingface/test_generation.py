@@ -176,3 +176,23 @@ def test_embeddings_instead_of_ids(llama: PreTrainedModel, two: Cluster) -> None
     cache.commit()
     status = two.status(two.open(cache.names[0]))
     assert (status.committed, status.token_ids) == (35, 0)
+
+
+@pytest.mark.parametrize("of", ["", "model"])
+def test_embeddings_that_were_ids(llama: PreTrainedModel, two: Cluster, of: str) -> None:
+    """Embedded outside a forward pass, as a prompt is that an image or learnt embeddings are put into."""
+    seed, _ = dcp_support.seeded()
+    cache = DCPCache(two, name(), model=llama)
+    embeds = llama.get_input_embeddings()(ids(20, seed)).detach().clone()
+    embeds[:, 5:15] = torch.randn(1, 10, 64)
+    with torch.no_grad():
+        llama.get_submodule(of)(inputs_embeds=embeds, past_key_values=cache)
+    cache.commit()
+    status = two.status(two.open(cache.names[0]))
+    assert (status.committed, status.token_ids) == (20, 0)
+    # Emptied, it takes ids again.
+    cache.reset()
+    with torch.no_grad():
+        llama.get_submodule(of)(input_ids=ids(20, seed), past_key_values=cache)
+    cache.commit()
+    assert two.token_ids(two.open(cache.names[0])).tolist() == ids(20, seed)[0].tolist()

@@ -30,12 +30,18 @@ class TokenWatch:
     def __init__(self, model: PreTrainedModel) -> None:
         # By thread, and plain values: a model is copied and saved together with its hooks.
         self._last: dict[int, torch.Tensor | None] = {}
+        self._inside: dict[int, int] = {}
         self._unnamed = {
             token
             for name in ("image_token_id", "audio_token_id", "video_token_id", "image_token_index")
             if (token := getattr(model.config, name, None)) is not None
         }
         model.get_input_embeddings().register_forward_pre_hook(self._note)
+        # A model without its head is one that can be called, too.
+        for part in model.modules():
+            if isinstance(part, PreTrainedModel):
+                part.register_forward_pre_hook(self._enter)
+                part.register_forward_hook(self._leave, always_call=True)
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> TokenWatch:
@@ -43,6 +49,17 @@ class TokenWatch:
         if model not in cls._all:
             cls._all[model] = cls(model)
         return cls._all[model]
+
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """Forgets what was embedded before the forward pass, to be changed and passed as embeddings."""
+        thread = threading.get_ident()
+        # A pass that Ctrl-C ended was not left. The same part is not inside itself.
+        if self._inside.setdefault(thread, id(module)) == id(module):
+            self._last.pop(thread, None)
+
+    def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._inside.get(threading.get_ident()) == id(module):
+            del self._inside[threading.get_ident()]
 
     def _note(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         self.note(args[0] if args else None)

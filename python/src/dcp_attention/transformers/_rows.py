@@ -48,6 +48,8 @@ class Row:
         self.committed = min(self.committed, length)
         if self.ids is not None:
             del self.ids[length:]
+        elif length == 0:
+            self.ids = []
 
 
 class Rows:
