@@ -16,6 +16,7 @@ import dcp_support
 import pytest
 import torch
 from huggingface.support import generate, ids, padded, small
+from transformers import DynamicCache
 
 from dcp_attention import CacheFormat, Cluster, Conflict, ModelMismatch
 from dcp_attention._client.session import Session
@@ -135,6 +136,68 @@ def test_a_prefix_is_found_by_its_tokens(llama: PreTrainedModel, two: Cluster) -
     assert DCPCache.matching(two, name(), other, question, scope=scope).get_seq_length() == 0
     with pytest.raises(Conflict, match="already"):
         DCPCache.matching(two, cache.names[0], llama, question, scope=scope)
+
+
+def shifted(how: str) -> dict[str, torch.Tensor]:
+    """A batch of 6 and 30 tokens, the first of which is not where its length says."""
+    batch = padded([ids(6, 1)[0].tolist(), ids(30, 2)[0].tolist()])
+    if how == "counted from the padding":
+        return batch
+    positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    positions[0, -6:] += 7
+    if how == "a gap":
+        positions[0, -6:-3] -= 7
+    return batch | {"position_ids": positions}
+
+
+@pytest.mark.parametrize("how", ["counted from the padding", "an offset", "a gap"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_bigcode"])
+def test_keys_at_other_positions_are_not_found(two: Cluster, architecture: str, how: str) -> None:
+    own, daemons, scope = small(architecture, attention="eager"), small(architecture), name()
+    batch = shifted(how)
+    with DCPCache(two, name(), model=daemons, scope=scope) as cache, torch.no_grad():
+        found = daemons(**batch, past_key_values=cache).logits
+        expected = own(**batch).logits
+    there = batch["attention_mask"].bool()
+    torch.testing.assert_close(found[there], expected[there], atol=1e-4 * float(expected.abs().max()), rtol=0)
+    for row, length in ((0, 0), (1, 30)):
+        tokens = torch.cat([batch["input_ids"][row][there[row]], ids(5, 3)[0]])
+        assert DCPCache.matching(two, name(), daemons, tokens, scope=scope).get_seq_length() == length
+        # By its name it is taken up as it is, and with its tokens computed anew.
+        assert DCPCache(two, cache.names[row], model=daemons, tokens=tokens).get_seq_length() == length
+
+
+@pytest.mark.parametrize("architecture", ["gpt_bigcode", "opt"])
+def test_padded_rows_are_found(two: Cluster, architecture: str) -> None:
+    """Where attention is not told positions, they are those of the model's arguments."""
+    daemons, scope = small(architecture), name()
+    batch = padded([ids(6, 1)[0].tolist(), ids(30, 2)[0].tolist()])
+    with DCPCache(two, name(), model=daemons, scope=scope) as cache:
+        generate(daemons, batch, past_key_values=cache)
+    for row, length in ((0, 6), (1, 30)):
+        tokens = torch.cat([batch["input_ids"][row, -length:], ids(5, 3)[0]])
+        assert DCPCache.matching(two, name(), daemons, tokens, scope=scope).get_seq_length() == length
+
+
+def test_a_conversation_goes_on_at_other_positions(llama: PreTrainedModel, two: Cluster) -> None:
+    """Without ids, unless they are stored with ids, as a sequence has them for all tokens or for none."""
+    own, stored, other = small("llama", attention="eager"), name(), name()
+    aside: dict[str, Any] = {"input_ids": ids(3, 2), "position_ids": torch.tensor([[30, 31, 32]])}
+    cache, theirs = DCPCache(two, other, model=llama), DynamicCache()
+    with torch.no_grad():
+        for options in ({"input_ids": ids(20, 1)}, aside, {"input_ids": ids(4, 3)}):
+            found = llama(**options, past_key_values=cache).logits
+            expected = own(**options, past_key_values=theirs).logits
+            torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+        cache.commit()
+        assert (two.status(two.open(other)).committed, two.status(two.open(other)).token_ids) == (27, 0)
+        cache = DCPCache(two, stored)
+        llama(ids(20, 1), past_key_values=cache)
+        cache.commit()
+        with pytest.raises(NotServed, match="these do not follow at position 20: .* Pass position_ids that"):
+            llama(**aside, past_key_values=cache)
+    question = torch.cat([ids(20, 1), ids(5, 4)], 1)
+    assert torch.equal(generate(llama, question, past_key_values=cache), generate(own, question))
 
 
 def test_a_prefix_for_many(llama: PreTrainedModel, two: Cluster) -> None:

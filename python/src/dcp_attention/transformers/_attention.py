@@ -29,6 +29,7 @@ class AttentionCall(NamedTuple):
         scale: Multiplies every score.
         softcap: c of ``c tanh(score / c)``; ``None`` for none.
         sinks: One logit for each query head; ``None`` for none.
+        positions: Of the new tokens, as the model counts them, ``[..., 1 or B, T]``; ``None`` where it does not say.
     """
 
     module: torch.nn.Module
@@ -40,6 +41,7 @@ class AttentionCall(NamedTuple):
     scale: float
     softcap: float | None
     sinks: torch.Tensor | None
+    positions: torch.Tensor | None
 
 
 # Arguments that change attention in a way that the daemons do not know.
@@ -97,6 +99,7 @@ def dcp_attention(
         scale=float(scaling) if scaling is not None else query.shape[-1] ** -0.5,
         softcap=None if softcap is None else float(softcap),
         sinks=s_aux,
+        positions=kwargs.get("position_ids"),
     )
     return update.owner.attend(call), None
 

@@ -31,6 +31,7 @@ class TokenWatch:
         # By thread, and plain values: a model is copied and saved together with its hooks.
         self._last: dict[int, torch.Tensor | None] = {}
         self._inside: dict[int, int] = {}
+        self._positions: dict[int, torch.Tensor | None] = {}
         self._unnamed = {
             token
             for name in ("image_token_id", "audio_token_id", "video_token_id", "image_token_index")
@@ -40,7 +41,7 @@ class TokenWatch:
         # A model without its head is one that can be called, too.
         for part in model.modules():
             if isinstance(part, PreTrainedModel):
-                part.register_forward_pre_hook(self._enter)
+                part.register_forward_pre_hook(self._enter, with_kwargs=True)
                 part.register_forward_hook(self._leave, always_call=True)
 
     @classmethod
@@ -50,16 +51,19 @@ class TokenWatch:
             cls._all[model] = cls(model)
         return cls._all[model]
 
-    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+    def _enter(self, module: torch.nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         """Forgets what was embedded before the forward pass, to be changed and passed as embeddings."""
         thread = threading.get_ident()
         # A pass that Ctrl-C ended was not left. The same part is not inside itself.
         if self._inside.setdefault(thread, id(module)) == id(module):
             self._last.pop(thread, None)
+            self._positions[thread] = options.get("position_ids")
 
     def _leave(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._inside.get(threading.get_ident()) == id(module):
-            del self._inside[threading.get_ident()]
+        thread = threading.get_ident()
+        if self._inside.get(thread) == id(module):
+            del self._inside[thread]
+            self._positions.pop(thread, None)
 
     def _note(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         self.note(args[0] if args else None)
@@ -77,6 +81,10 @@ class TokenWatch:
             return None
         taken: list[list[int]] = ids.tolist()
         return None if self._unnamed and any(self._unnamed.intersection(row) for row in taken) else taken
+
+    def positions(self) -> torch.Tensor | None:
+        """The positions that were passed to the forward pass that this thread is in, if any were."""
+        return self._positions.get(threading.get_ident())
 
 
 class ModelWatch:

@@ -8,6 +8,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dcp_attention import Commit, Entry, Fork, TokensLost, UnknownSequence
 
 if TYPE_CHECKING:
@@ -232,6 +234,19 @@ def _common(one: SequenceOf[int], other: SequenceOf[int]) -> int:
         if a != b:
             return index
     return min(len(one), len(other))
+
+
+def is_counted(entry: Entry, positions: torch.Tensor, row: int) -> bool:
+    """Whether a model counts an entry's tokens from the first token of its sequence.
+
+    Args:
+        entry: Of the last tokens of the row.
+        positions: ``[..., 1 or B, T]``, where the model puts the tokens of a forward pass.
+        row: Of the batch.
+    """
+    first = positions[..., row if positions.shape[-2] > 1 else 0, positions.shape[-1] - entry.count :]
+    counted = torch.arange(entry.position, entry.position + entry.count, device=first.device)
+    return first.shape[-1] == entry.count and bool((first == counted).all())
 
 
 def token_lists(tokens: Any) -> list[list[int]]:

@@ -16,7 +16,7 @@ from dcp_attention.transformers._bind import ModelWatch, TokenWatch
 from dcp_attention.transformers._latent import Latents
 from dcp_attention.transformers._look import NoStateCache, attention_of, not_attended, served
 from dcp_attention.transformers._pass import Pass
-from dcp_attention.transformers._rows import Row, Rows, fork_name, token_lists
+from dcp_attention.transformers._rows import Row, Rows, fork_name, is_counted, token_lists
 from dcp_attention.transformers._sealed import Update
 from dcp_attention.transformers.errors import NotServed
 
@@ -222,8 +222,8 @@ class DCPCache(NoStateCache):
                 f"Layer {call.update.layer} attends as {found}, and was looked at as "
                 f"{expected}: attention that changes with the input cannot be served."
             )
-        self._take_padding(call.mask.padding, forward)
         try:
+            self._take_padding(call, forward)
             out = self._step(index, call, latents, forward)
         except TokensLost:
             # The caller is told once: the next forward pass goes on from what is left.
@@ -302,11 +302,11 @@ class DCPCache(NoStateCache):
         self._passes += 1
         return Pass(self._passes, self._length, tokens, ids, commits)
 
-    def _take_padding(self, padding: tuple[int, ...] | None, forward: Pass) -> None:
+    def _take_padding(self, call: AttentionCall, forward: Pass) -> None:
         """Learns each row's padding from the mask, and which ids are tokens, once in a forward pass."""
         if forward.has_padding:
             return
-        rows = self._rows.all
+        rows, padding = self._rows.all, call.mask.padding
         for row, count in zip(rows, padding or (), strict=padding is not None):
             if row.length and row.padding != count:
                 raise NotServed(
@@ -315,6 +315,7 @@ class DCPCache(NoStateCache):
                     "longer."
                 )
             row.padding = count
+        positions = self._positions(call, forward)
         for at, row in enumerate(rows):
             entry = row.entry(forward.start, forward.tokens)
             if forward.ids is None or row.ids is None:
@@ -324,9 +325,27 @@ class DCPCache(NoStateCache):
                         "none: embeddings or images were passed. Begin another sequence with them."
                     )
                 row.ids = None
+            elif entry is not None and not is_counted(entry, positions, at):
+                # Keys of these ids elsewhere: of use here, and for nobody who looks for the ids.
+                if row.committed:
+                    raise NotServed(
+                        f"Sequence `{row.sequence.name}` has the ids of its {row.committed} tokens, and these do not "
+                        f"follow at position {entry.position}: others would find keys of other positions by their "
+                        "ids. Pass position_ids that count each row's tokens without its padding, as generate does, "
+                        "or begin another sequence with them."
+                    )
+                row.ids = None
             elif entry is not None:
                 row.ids += forward.ids[at][forward.tokens - entry.count :]
         forward.has_padding = True
+
+    def _positions(self, call: AttentionCall, forward: Pass) -> torch.Tensor:
+        """Where the model puts the tokens of a forward pass, ``[..., 1 or B, T]``."""
+        assert self._tokens is not None
+        positions = call.positions if call.positions is not None else self._tokens.positions()
+        if positions is None:  # it counts by itself: from the cache's first on, which may be padding
+            positions = torch.arange(forward.start, forward.start + forward.tokens)
+        return positions.cpu() if positions.dim() > 1 else positions.cpu()[None]
 
     def _end_pass(self) -> None:
         """Between forward passes: all layers have all tokens, or tokens that only some have are rolled back."""
