@@ -255,6 +255,79 @@ def test_other_weights_are_refused(llama: PreTrainedModel, two: Cluster) -> None
         )
 
 
+class Lora(torch.nn.Module):
+    """A layer with an adapter, by the names that PEFT gives its attributes."""
+
+    base_layer: torch.nn.Module
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.a = torch.nn.Parameter(torch.randn(4, base.in_features), requires_grad=False)
+        self.b = torch.nn.Parameter(torch.randn(base.out_features, 4), requires_grad=False)
+        self.merged_adapters: list[str] = []
+        self.active_adapters = ["tuned"]
+        self.disable_adapters = False
+        self.scaling = {"tuned": 0.5}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = cast("torch.Tensor", self.base_layer(x))
+        return y if self.disable_adapters else y + x @ self.a.T @ self.b.T * self.scaling["tuned"]
+
+
+def test_adapters_are_of_the_weights(two: Cluster) -> None:
+    seed, _ = dcp_support.seeded()
+    model, chat, plain = small("llama", seed=seed), name(), name()
+    layer = model.get_submodule("model.layers.1.self_attn")
+    layer.k_proj = lora = Lora(layer.k_proj)
+    with DCPCache(two, chat) as cache:
+        generate(model, ids(20, seed), 2, past_key_values=cache)
+    lora.disable_adapters = True
+    with pytest.raises(ModelMismatch, match="revision"):
+        DCPCache(two, chat, model=model)
+    with DCPCache(two, plain) as cache:
+        generate(model, ids(20, seed), 2, past_key_values=cache)
+    lora.disable_adapters, lora.scaling["tuned"] = False, 0.25
+    for stored in (chat, plain):
+        with pytest.raises(ModelMismatch, match="revision"):
+            DCPCache(two, stored, model=model)
+    lora.scaling["tuned"] = 0.5
+    assert DCPCache(two, chat, model=model).get_seq_length() == 21
+
+
+class Packed(torch.nn.Module):
+    """A layer whose weights are words in a buffer, as GPTQ and AWQ pack them."""
+
+    qweight: torch.Tensor
+    cached: torch.Tensor
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        words = torch.randint(1 << 28, 1 << 29, base.weight.shape, dtype=torch.int32)
+        self.register_buffer("qweight", words)
+        self.register_buffer("cached", torch.rand(3), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ ((self.qweight % 16).to(x.dtype) / 64 - 0.1).T
+
+
+def test_buffers_are_weights(two: Cluster) -> None:
+    seed, _ = dcp_support.seeded()
+    model, chat = small("llama", seed=seed), name()
+    layer = model.get_submodule("model.layers.1.self_attn")
+    layer.k_proj = packed = Packed(layer.k_proj)
+    with DCPCache(two, chat) as cache:
+        generate(model, ids(20, seed), 2, past_key_values=cache)
+    other = copy.deepcopy(model)
+    packed.cached.add_(1)
+    assert DCPCache(two, chat, model=model).get_seq_length() == 21
+    packed.qweight[0, 0] += 1  # less than the numbers around it differ by in f32
+    for changed in (model, copy.deepcopy(model)):
+        with pytest.raises(ModelMismatch, match="revision"):
+            DCPCache(two, chat, model=changed)
+    assert DCPCache(two, chat, model=other).get_seq_length() == 21
+
+
 def test_everything_is_killed(tmp_path: Path) -> None:
     """SIGKILL of Python in the middle of an answer, and of all ranks and the coordinator."""
     seed, _ = dcp_support.seeded()

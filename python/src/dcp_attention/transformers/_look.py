@@ -26,6 +26,8 @@ from dcp_attention.transformers._sealed import Update
 from dcp_attention.transformers.errors import NotServed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedModel
 
     from dcp_attention import Sequence
@@ -216,7 +218,8 @@ def served(
 
     Args:
         model: With ``attn_implementation="dcp"``.
-        revision: What identifies its weights; ``None`` is a digest of a sample of each weight and of the configuration.
+        revision: What identifies its weights; ``None`` is a digest of a sample of each weight, of the adapters that
+            are on, and of the configuration.
         kv_format: How the daemons' caches keep keys and values; ``None`` is the dtype of the model's own.
 
     Raises:
@@ -225,8 +228,8 @@ def served(
     """
     form = CacheFormat.named(kv_format) if isinstance(kv_format, str) else kv_format
     # Every change in place raises a tensor's version; every other one makes another tensor.
-    weights = tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in model.parameters())
-    state = (revision, form, weights)
+    weights = tuple((weight.data_ptr(), weight._version, weight.dtype) for _, weight in _weights(model))
+    state = (revision, form, weights, tuple(_adapters(model)))
     known, facts = _served.get(model, (None, None))
     if facts is None or known != state:
         facts = _look(model, revision, form)
@@ -297,8 +300,33 @@ def _revision(model: PreTrainedModel) -> str:
     for ignored in ("_name_or_path", "transformers_version", "_attn_implementation", "use_cache"):
         config.pop(ignored, None)
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weight in model.named_parameters():
+    for name, weight in _weights(model):
         flat = weight.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _SAMPLES)].cpu()
+        # Words of packed weights have more bits than a float.
+        numbers = sample if sample.dtype in (torch.int32, torch.int64) else sample.float()
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(flat[:: max(1, flat.numel() // _SAMPLES)].float().cpu().numpy().tobytes())
+        digest.update(numbers.numpy().tobytes())
+    for adapters in _adapters(model):
+        digest.update(adapters.encode())
     return f"sample:{digest.hexdigest()[:32]}"
+
+
+def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a model is saved as: parameters, and buffers, which are what packed weights (GPTQ, AWQ) are in."""
+    yield from model.named_parameters()
+    for place, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield f"{place}.{name}", buffer
+
+
+def _adapters(model: PreTrainedModel) -> Iterator[str]:
+    """What each layer with adapters of PEFT, which may not be installed, does with them: switching one on or off, or
+    weighing it otherwise, changes no weight.
+    """
+    for place, module in model.named_modules():
+        if hasattr(module, "merged_adapters") and hasattr(module, "disable_adapters"):
+            active = [] if module.disable_adapters else list(module.active_adapters)
+            scaling = getattr(module, "scaling", {})
+            yield f"{place} {[(name, scaling.get(name)) for name in active]} {list(module.merged_adapters)}"
