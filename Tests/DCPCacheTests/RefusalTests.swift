@@ -8,8 +8,11 @@ import Testing
 
 @Suite("refusals at open")
 struct RefusalTests {
-    private func open(_ rig: Rig, rank: UInt16 = 0, ranks: Int = 2, interleave: Int = 1, blockTokens: Int = 16) throws {
-        _ = try ShardCache.open(
+    @discardableResult
+    private func open(
+        _ rig: Rig, rank: UInt16 = 0, ranks: Int = 2, interleave: Int = 1, blockTokens: Int = 16
+    ) throws -> ShardCache {
+        try ShardCache.open(
             directory: rig.storePath, rank: RankIndex(rank),
             cluster: ClusterShape(
                 ranks: ranks, headGroups: 1, interleave: interleave, blockTokens: blockTokens, exchange: .allToAll))

@@ -10,12 +10,14 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from dcp_support import LocalCluster, seeded
 
 from dcp_attention import AsyncCluster, Cluster, DeadlineExceeded, ServiceError, ShuttingDown
 from dcp_attention._client.session import Session
@@ -28,7 +30,6 @@ from dcp_attention._io.transport import Call
 from dcp_attention._wire.codec import FAILURE
 from dcp_attention._wire.frame import NO_TAG, Encoded, Tag, encode
 from dcp_attention._wire.requests import FAILURE_TYPE, HELLO, REPLY_BIT, WELCOME_TYPE, Hello
-from dcp_support import LocalCluster, seeded
 
 TYPE = 0x0204
 HEADER = 64
@@ -71,15 +72,17 @@ def test_an_interrupted_answer_is_nobody_elses() -> None:
     payload = np.zeros(16 << 20, np.uint8)
 
     def serve(peer: socket.socket) -> None:
-        try:
+        # It ends when the client has closed the connection.
+        with suppress(OSError):
             for number in (1, 2):
                 peer.recv(HEADER, socket.MSG_WAITALL)
                 peer.sendall(joined(encode(TYPE | REPLY_BIT, 1, Tag(7, number), b"", (payload,))))
-        except OSError:
-            pass  # the client has closed it
+
+    awaited = threading.Event()
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        if awaited.is_set():
+            raise KeyboardInterrupt
 
     former = signal.signal(signal.SIGALRM, interrupt)
     transport = BlockingTransport()
@@ -88,15 +91,11 @@ def test_an_interrupted_answer_is_nobody_elses() -> None:
             link, peer = pair()
             server = threading.Thread(target=serve, args=(peer,))
             server.start()
-            try:
+            with suppress(KeyboardInterrupt):
+                awaited.set()
                 signal.setitimer(signal.ITIMER_REAL, float(random.uniform(0.0005, 0.012)))
                 finish(transport.exchange([call(link, 1)], 5))
-            except KeyboardInterrupt:
-                pass
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                pass
+                awaited.clear()
             if link.is_open:
                 (frame,) = finish(transport.exchange([call(link, 2)], 5))
                 assert frame.tag == Tag(7, 2)
@@ -104,6 +103,7 @@ def test_an_interrupted_answer_is_nobody_elses() -> None:
             peer.close()
             server.join()
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
 
 
@@ -153,7 +153,7 @@ def test_a_frame_that_is_given_up_in_the_middle_ends_its_connection(tmp_path: Pa
     asyncio.run(run())
 
 
-def test_tasks_that_ask_for_the_topology_close_what_has_moved_once() -> None:
+def test_tasks_that_ask_for_the_topology_close_what_has_moved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
 
     class Network:
@@ -172,7 +172,7 @@ def test_tasks_that_ask_for_the_topology_close_what_has_moved_once() -> None:
             await asyncio.sleep(0)
             return SimpleNamespace(endpoints=(None, "unix:/1", None), epoch=2)
 
-        session.ask = cast(Any, ask)
+        monkeypatch.setattr(session, "ask", ask)
         await asyncio.gather(session.topology(), session.topology())
         assert list(session._links) == [1]
 
