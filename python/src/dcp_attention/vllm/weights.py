@@ -50,7 +50,8 @@ def _take(digest: hashlib._Hash, name: str, file: BinaryIO) -> None:
 
 def _tensors(digest: hashlib._Hash, file: BinaryIO) -> Iterator[tuple[int, int]]:
     """Where the tensors of a file are; its header, which has their names and shapes, becomes part of the digest."""
-    size = int.from_bytes(os.pread(file.fileno(), _LENGTH_BYTES, 0), "little")
+    stated = int.from_bytes(os.pread(file.fileno(), _LENGTH_BYTES, 0), "little")
+    size = min(stated, os.fstat(file.fileno()).st_size)
     header = os.pread(file.fileno(), size, _LENGTH_BYTES)
     digest.update(header)
     for name, tensor in json.loads(header).items():
