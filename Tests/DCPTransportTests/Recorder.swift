@@ -74,6 +74,16 @@ final class Recorder: LinkDelegate, @unchecked Sendable {
     struct Unexpected: Error {}
 }
 
+extension LinkSettings {
+    /// With time for a hello whose test waits for its turn, behind others that compute for seconds on all threads. What a test
+    /// says of that time itself stands.
+    fileprivate var patient: LinkSettings {
+        var settings = self
+        if settings.handshakeTimeout == LinkSettings().handshakeTimeout { settings.handshakeTimeout = .minutes(2) }
+        return settings
+    }
+}
+
 /// A listener and its loop. Everything is shut down by `stop`.
 ///
 /// `@unchecked Sendable`: the listener is made before anything is shared, and used on the loop only.
@@ -87,7 +97,7 @@ final class Station: @unchecked Sendable {
         group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         loop = group.next()
         self.recorder = recorder
-        listener = Listener(endpoint, as: .coordinator, eventLoop: loop, settings: settings)
+        listener = Listener(endpoint, as: .coordinator, eventLoop: loop, settings: settings.patient)
     }
 
     /// Where it listens, once it does.
@@ -102,7 +112,7 @@ final class Station: @unchecked Sendable {
     ) async throws -> Recorder {
         let recorder = Recorder()
         try await loop.submit {
-            Dialer(eventLoop: self.loop, settings: settings)
+            Dialer(eventLoop: self.loop, settings: settings.patient)
                 .dial(endpoint, expecting: role, hello: hello, delegate: recorder) { recorder.failed($0) }
         }.get()
         return recorder
