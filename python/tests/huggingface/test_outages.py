@@ -95,6 +95,12 @@ def interrupted(model: PreTrainedModel) -> Iterator[None]:
         handle.remove()
 
 
+def followed(batch: dict[str, torch.Tensor], said: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A batch with what was said to it; padding stays where it was."""
+    answer = torch.ones(said.shape[0], said.shape[1] - batch["input_ids"].shape[1], dtype=torch.long)
+    return {"input_ids": said, "attention_mask": torch.cat([batch["attention_mask"], answer], 1)}
+
+
 def test_an_outage_that_lasts_too_long_costs_a_cache_nothing(llama: PreTrainedModel) -> None:
     seed, _ = dcp_support.seeded()
     own = small("llama", attention="eager")
@@ -117,10 +123,7 @@ def test_an_interrupted_pass_costs_a_cache_nothing(llama: PreTrainedModel) -> No
     with dcp_support.cluster(2) as cluster, Cluster.connect(cluster.endpoint) as client:
         cache = DCPCache(client, "interrupted")
         said = generate(llama, batch, 8, past_key_values=cache)
-        more = {
-            "input_ids": said,
-            "attention_mask": torch.cat([batch["attention_mask"], torch.ones(2, 8, dtype=torch.long)], 1),
-        }
+        more = followed(batch, said)
         for _ in range(2):
             with interrupted(llama):
                 generate(llama, more, 4, past_key_values=cache)
@@ -137,10 +140,7 @@ def test_lost_tokens_are_said_once_and_computed_again(llama: PreTrainedModel, in
     with dcp_support.cluster(2) as cluster, Cluster.connect(cluster.endpoint) as client:
         cache = DCPCache(client, "lost")
         said = generate(llama, batch, 8, past_key_values=cache)
-        more = {
-            "input_ids": said,
-            "attention_mask": torch.cat([batch["attention_mask"], torch.ones(2, 8, dtype=torch.long)], 1),
-        }
+        more = followed(batch, said)
         if in_a_pass:
             with interrupted(llama):
                 generate(llama, more, 4, past_key_values=cache)
