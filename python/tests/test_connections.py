@@ -29,7 +29,8 @@ from dcp_attention._io.loop import LoopTransport
 from dcp_attention._io.transport import Call
 from dcp_attention._wire.codec import FAILURE
 from dcp_attention._wire.frame import NO_TAG, Encoded, Tag, encode
-from dcp_attention._wire.requests import FAILURE_TYPE, HELLO, REPLY_BIT, WELCOME_TYPE, Hello
+from dcp_attention._wire.requests import FAILURE_TYPE, HELLO, REPLY_BIT, WELCOME_TYPE, Hello, Wait
+from dcp_attention.values import Phase
 
 TYPE = 0x0204
 HEADER = 64
@@ -178,6 +179,27 @@ def test_tasks_that_ask_for_the_topology_close_what_has_moved_once(monkeypatch: 
 
     asyncio.run(run())
     assert closed == ["unix:/0", "unix:/2"]
+
+
+def test_a_wait_may_be_longer_than_the_coordinators(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def run(ready_after: int) -> Phase:
+        session = Session(cast(Any, None), cast(Any, None), None, 1, 1)
+
+        async def ask(_: object, request: Wait, **__: object) -> object:
+            waits.append(request.milliseconds / 1000)
+            phase = Phase.READY if len(waits) > ready_after else Phase.JOINING
+            return SimpleNamespace(endpoints=(), epoch=2, phase=phase)
+
+        monkeypatch.setattr(session, "ask", ask)
+        return (await session.topology(1500)).phase
+
+    assert asyncio.run(run(ready_after=3)) is not Phase.READY
+    assert waits == [600, 600, 300]
+    waits.clear()
+    assert asyncio.run(run(ready_after=1)) is Phase.READY
+    assert waits == [600, 600]
 
 
 def test_a_child_process_has_connections_of_its_own(running: LocalCluster) -> None:

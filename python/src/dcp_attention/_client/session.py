@@ -26,6 +26,7 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 _WAIT_MAX = 600.0
+"""The longest that the coordinator waits for one request, in seconds."""
 _DIALLING = -1
 """The key of the lock under which connections are made; sequences have positive numbers."""
 
@@ -88,7 +89,15 @@ class Session:
 
     async def topology(self, wait: float = 0) -> Topology:
         """The cluster's status; waits up to this many seconds for it to become ready."""
-        wait = min(max(wait, 0), _WAIT_MAX)
+        left = max(wait, 0)
+        while left > _WAIT_MAX:
+            topology = await self._fetch_topology(_WAIT_MAX)
+            if topology.phase is Phase.READY:
+                return topology
+            left -= _WAIT_MAX
+        return await self._fetch_topology(left)
+
+    async def _fetch_topology(self, wait: float) -> Topology:
         topology = await self.ask(GET_TOPOLOGY, Wait(int(wait * 1000)), timeout=wait + self.timeout)
         self._topology = topology
         moved = [
