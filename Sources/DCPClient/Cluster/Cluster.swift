@@ -124,6 +124,16 @@ public actor Cluster {
 
     /// The cluster's topology; waits up to `wait` for the cluster to become ready, and answers in any case.
     public func topology(wait: Duration = .zero) async throws(ServiceError) -> Topology {
+        var left = wait
+        while left > GetTopology.waitMax {
+            let topology = try await fetchTopology(wait: GetTopology.waitMax)
+            if topology.phase == .ready { return topology }
+            left -= GetTopology.waitMax
+        }
+        return try await fetchTopology(wait: left)
+    }
+
+    private func fetchTopology(wait: Duration) async throws(ServiceError) -> Topology {
         let milliseconds = UInt32(clamping: Int(wait / .milliseconds(1)))
         let topology = try await ask(
             GetTopology(waitMilliseconds: milliseconds), timeout: wait + timeouts.request)

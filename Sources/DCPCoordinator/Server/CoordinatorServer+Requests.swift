@@ -37,12 +37,9 @@ extension CoordinatorServer {
         return table
     }()
 
-    /// The longest a client may wait for the cluster to be ready, whatever it asks for.
-    public static let waitMax = Duration.seconds(600)
-
     private func tellTopology(_ request: GetTopology, _ call: Call<GetTopology>) {
         guard let id = id(of: call.link) else { return }
-        let wait = min(.milliseconds(Int64(request.waitMilliseconds)), Self.waitMax)
+        let wait = min(.milliseconds(Int64(request.waitMilliseconds)), GetTopology.waitMax)
         perform(machine.topologyRequest(id, call.tag, wait: wait, now: now))
     }
 

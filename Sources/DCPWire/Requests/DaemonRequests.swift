@@ -8,6 +8,9 @@ package struct GetTopology: Request, WireFields {
     package static let right = ClientRight.read
     package typealias Reply = Topology
 
+    /// The longest that the coordinator waits, whatever it is asked for.
+    package static let waitMax = Duration.seconds(600)
+
     package var waitMilliseconds: UInt32
 
     package init(waitMilliseconds: UInt32) { self.waitMilliseconds = waitMilliseconds }
