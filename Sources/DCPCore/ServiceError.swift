@@ -59,7 +59,7 @@ public struct ServiceError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let shuttingDown = Code(rawValue: 107)
         /// A step that this one builds on was aborted.
         public static let stepAborted = Code(rawValue: 108)
-        /// No daemon listens at the address.
+        /// No daemon listens at the address, or none can for now.
         public static let unreachable = Code(rawValue: 109)
 
         /// A bug of ours.

@@ -39,7 +39,7 @@ public final class Listener {
 
     /// Starts accepting.
     ///
-    /// A stale socket file is replaced: the owner of the store also owns the path, so the caller opens its store first.
+    /// A stale socket file is replaced, and one at which a process listens is not.
     /// The future fails with a `ServiceError` that names the endpoint.
     package func start(delegate: any LinkDelegate) -> EventLoopFuture<Void> {
         eventLoop.preconditionInEventLoop()
@@ -51,7 +51,7 @@ public final class Listener {
         }
         return bind.flatMapErrorThrowing { error in
             throw ServiceError(
-                .invalidConfiguration,
+                NetworkFailure.code(ofListening: error),
                 "Cannot listen at \(endpoint) (\(NetworkFailure.reason(of: error))); choose another --listen address.")
         }.map { channel in
             bound.value.listener.bound(to: channel)
@@ -121,8 +121,8 @@ public final class Listener {
     /// Stops accepting; open links stay.
     public func stop() {
         eventLoop.preconditionInEventLoop()
+        // Removes the file of a socket that it bound itself.
         channel?.close(promise: nil)
         channel = nil
-        if case .unix(let path) = endpoint, inheritedSocket == nil { unlink(path) }
     }
 }

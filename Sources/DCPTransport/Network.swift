@@ -57,7 +57,11 @@ public final class SocketNetwork: Network {
             .childChannelInitializer(initialize)
         if let inheritedSocket { return bootstrap.withBoundSocket(inheritedSocket) }
         switch endpoint {
-        case .unix(let path): return bootstrap.bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true)
+        case .unix(let path):
+            guard !SocketFile.isInUse(at: path) else {
+                return eventLoop.makeFailedFuture(IOError(errnoCode: EADDRINUSE, reason: "listen"))
+            }
+            return bootstrap.bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true)
         case .tcp(let host, let port): return bootstrap.bind(host: host, port: port)
         }
     }

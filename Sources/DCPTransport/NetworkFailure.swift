@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+package import DCPCore
 internal import Glibc
 internal import NIOCore
 internal import NIOPosix
@@ -12,6 +13,16 @@ package enum NetworkFailure {
             return number(of: first.error)
         }
         return (error as? IOError)?.errnoCode
+    }
+
+    /// Of a daemon that cannot listen: whether it may later without a change. At boot an address or a name server may not
+    /// be there yet; another process may be about to end.
+    package static func code(ofListening error: any Error) -> ServiceError.Code {
+        if error is SocketAddressError { return .unreachable }
+        return switch number(of: error) {
+        case EADDRNOTAVAIL, EADDRINUSE, ENETDOWN, EMFILE, ENFILE, ENOBUFS, ENOMEM: .unreachable
+        default: .invalidConfiguration
+        }
     }
 
     /// `Connection refused`, and not the name of NIO's function.

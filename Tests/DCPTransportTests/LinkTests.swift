@@ -5,6 +5,7 @@ import DCPTestKit
 import DCPTransport
 import DCPWire
 import Foundation
+import Glibc
 import NIOCore
 import Testing
 
@@ -121,12 +122,29 @@ struct LinkTests {
     @Test("a stale socket file is replaced; the socket is for its owner only, and gone after the stop")
     func socketFile() async throws {
         let path = directory.path("s")
-        for _ in 0..<2 {
-            try await withStation(.unix(path: path)) { _, _ in
-                let mode = try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions] as? Int
-                #expect(mode == 0o600)
-            }
-            #expect(!FileManager.default.fileExists(atPath: path))
+        // A killed process leaves its file, at which nobody listens.
+        let abandoned = try SocketAddress(unixDomainSocketPath: path)
+        let descriptor = socket(AF_UNIX, CInt(SOCK_STREAM.rawValue), 0)
+        try #require(abandoned.withSockAddr { bind(descriptor, $0, socklen_t($1)) } == 0)
+        close(descriptor)
+        try await withStation(.unix(path: path)) { station, endpoint in
+            let mode = try FileManager.default.attributesOfItem(atPath: path)[.posixPermissions] as? Int
+            #expect(mode == 0o600)
+            _ = try await station.dial(endpoint).opened()
+        }
+        #expect(!FileManager.default.fileExists(atPath: path))
+    }
+
+    @Test("a path at which another process listens is refused, and stays the other's")
+    func pathInUse() async throws {
+        let path = directory.path("s")
+        try await withStation(.unix(path: path)) { station, endpoint in
+            let second = Station(endpoint)
+            let error = await #expect(throws: ServiceError.self) { try await second.start() }
+            #expect(error?.message.contains("Address already in use") == true)
+            #expect(error?.message.contains(path) == true)
+            try await second.stop()
+            _ = try await station.dial(endpoint).opened()
         }
     }
 

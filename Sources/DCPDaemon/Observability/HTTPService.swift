@@ -34,20 +34,23 @@ struct HTTPService: Service {
     /// Ends with the process: a connection that closes while the daemon stops still has work for it.
     private static let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
 
-    /// - Throws: `.invalidConfiguration` when it cannot listen there.
+    /// - Throws: `.invalidConfiguration` when it cannot listen there, `.unreachable` when it may later.
     func run() async throws {
-        if case .unix(let path) = address { try checkUnused(path) }
+        if case .unix(let path) = address, SocketFile.isInUse(at: path) {
+            throw ServiceError(
+                .unreachable,
+                "Another daemon's HTTP endpoint listens at \(address); choose another --http address, or `--http off`.")
+        }
         do {
             try await serve()
         } catch {
             guard !(error is CancellationError) else { return }
             throw ServiceError(
-                .invalidConfiguration,
+                NetworkFailure.code(ofListening: error),
                 "The HTTP endpoint cannot listen at \(address) (\(NetworkFailure.reason(of: error))); choose another --http "
                     + "address, or `--http off`."
             )
         }
-        if case .unix(let path) = address { unlink(path) }
     }
 
     private func serve() async throws {
@@ -86,26 +89,6 @@ struct HTTPService: Service {
             },
             eventLoopGroupProvider: .shared(Self.group), logger: quiet)
         try await application.run()
-    }
-
-    /// Another daemon's socket must not be taken over; a socket without a listener is stale and is replaced.
-    private func checkUnused(_ path: String) throws(ServiceError) {
-        let descriptor = socket(AF_UNIX, CInt(SOCK_STREAM.rawValue) | CInt(SOCK_CLOEXEC.rawValue), 0)
-        guard descriptor >= 0 else { return }
-        defer { close(descriptor) }
-        var socketAddress = sockaddr_un()
-        socketAddress.sun_family = sa_family_t(AF_UNIX)
-        withUnsafeMutableBytes(of: &socketAddress.sun_path) { $0.copyBytes(from: path.utf8) }
-        let isAnswered = withUnsafePointer(to: &socketAddress) {
-            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_un>.size)) == 0
-            }
-        }
-        guard !isAnswered else {
-            throw ServiceError(
-                .invalidConfiguration,
-                "Another daemon's HTTP endpoint listens at \(address); choose another --http address, or `--http off`.")
-        }
     }
 }
 
