@@ -9,6 +9,6 @@ struct Main {
     static func main() async {
         StandardOutput.reserveClosedStreams()
         ArgumentBytes.requireUTF8()
-        await CoordinatorCommand.main()
+        await CoordinatorCommand.runDaemon()
     }
 }

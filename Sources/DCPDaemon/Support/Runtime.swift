@@ -91,12 +91,16 @@ enum Runtime {
         }
     }
 
-    /// Exits because of a permanent failure. If systemd passed a socket, a waiting client would make it start this
-    /// daemon again immediately, in a loop: a pause turns this into a retry, which finds a corrected file.
+    /// Exits because of a failure.
     private static func end(_ status: Int32) -> Never {
-        let isFinal = ConfigurationError.Status(rawValue: status) != nil
-        if isFinal, ServiceManager.hasPassedSockets { _ = sleep(retryPause) }
+        if ConfigurationError.Status(rawValue: status) != nil { pauseIfActivated() }
         exit(status)
+    }
+
+    /// Before the exit because of a permanent failure. If systemd passed a socket, a waiting client would make it start this
+    /// daemon again immediately, in a loop: a pause turns this into a retry, which finds what was corrected.
+    static func pauseIfActivated() {
+        if ServiceManager.hasPassedSockets { _ = sleep(retryPause) }
     }
 
     private static let retryPause: UInt32 = 5
