@@ -53,17 +53,12 @@ public final class Link {
     let inbound = InboundFrames()
     /// Watches the frame whose first bytes are in `inbound`; from the hello on.
     private var frameWatch: FrameWatch?
-    private var outboundByteCount = 0
-    private var lastWriteProgress: NIODeadline
-    private var stallCheck: Scheduled<Void>?
+    private let outbound: OutboundFrames
     private var closeReason: ServiceError?
-    private var closesWhenFlushed = false
-    /// Something was written in this turn of the loop.
-    private var isFlushDue = false
 
     /// Total bytes over the life of the link.
     public private(set) var receivedByteCount: UInt64 = 0
-    public private(set) var sentByteCount: UInt64 = 0
+    public var sentByteCount: UInt64 { outbound.writtenByteCount }
     /// Why this side refused the peer, if it did: it had no access, or violated the protocol.
     public private(set) var refusal: RefusalCause?
 
@@ -89,13 +84,14 @@ public final class Link {
         self.caller = caller
         self.authenticated = authenticated
         self.state = .closed
-        lastWriteProgress = channel.eventLoop.now
+        outbound = OutboundFrames(channel: channel, stallTimeout: settings.stallTimeout)
         if tls == nil { ReceiveAllocator.install(inbound, on: channel) }
         let bound = bound
         state = .greeting(
             deadline: channel.eventLoop.scheduleTask(in: settings.handshakeTimeout) {
                 bound.value.link?.handshakeExpired()
             })
+        outbound.stalled = { bound.value.link?.stalled() }
     }
 
     public var remoteAddress: String {
@@ -143,10 +139,10 @@ public final class Link {
                 "A \(body.type) frame for \(peerName) has \(fieldsByteCount) bytes of fields, but the limit is "
                     + "\(settings.frameLimits.fieldsByteCountMax); request fewer sequences at once.")
         }
-        guard outboundByteCount <= settings.outboundByteCountMax else {
+        guard outbound.queuedByteCount <= settings.outboundByteCountMax else {
             throw ServiceError(
                 .overloaded,
-                "\(outboundByteCount) bytes are already queued for \(peerName), but the limit is "
+                "\(outbound.queuedByteCount) bytes are already queued for \(peerName), but the limit is "
                     + "\(settings.outboundByteCountMax); send fewer or smaller steps at once.")
         }
         let payloadByteCount = body.payload.readableByteCount
@@ -159,14 +155,14 @@ public final class Link {
         }
         // After all checks that may refuse the frame: a payload in memory must be named by a frame, or it is never
         // taken.
-        write(frame.encode(body, inMemory: try memoryPlace(for: body.payload)), done: done)
+        outbound.write(frame.encode(body, inMemory: try memoryPlace(for: body.payload)), done: done)
     }
 
     /// Closes immediately; queued bytes are lost.
     public func close(_ reason: ServiceError) {
         channel.eventLoop.preconditionInEventLoop()
         if closeReason == nil { closeReason = reason }
-        flush()
+        outbound.flush()
         channel.close(promise: nil)
     }
 
@@ -176,64 +172,18 @@ public final class Link {
         guard closeReason == nil else { return }
         closeReason = reason
         if case .open = state { write(.greeting(.failure(reason))) }
-        closesWhenFlushed = true
-        if outboundByteCount == 0 { channel.close(promise: nil) }
+        outbound.closeWhenTaken()
     }
 
-    func write(_ frame: Frame) { write(frame.encode()) }
+    func write(_ frame: Frame) { outbound.write(frame.encode()) }
 
-    private func write(_ parts: [ByteBuffer], done: (() -> Void)? = nil) {
-        let byteCount = parts.readableByteCount
-        outboundByteCount += byteCount
-        sentByteCount += UInt64(byteCount)
-        if stallCheck == nil {
-            lastWriteProgress = channel.eventLoop.now
-            scheduleStallCheck()
-        }
-        let bound = bound
-        for part in parts.dropLast() { channel.write(part, promise: nil) }
-        let written = channel.write(parts.last!)
-        written.whenComplete { _ in bound.value.link?.wrote(byteCount) }
-        if let done {
-            let done = NIOLoopBound(done, eventLoop: channel.eventLoop)
-            written.whenComplete { _ in done.value() }
-        }
-        if !isFlushDue { channel.eventLoop.execute { bound.value.link?.flush() } }
-        isFlushDue = true
-    }
-
-    /// Everything written in a turn of the loop is sent in one system call, after the turn's reads.
-    private func flush() {
-        guard isFlushDue else { return }
-        isFlushDue = false
-        channel.flush()
-    }
-
-    private func wrote(_ byteCount: Int) {
-        outboundByteCount -= byteCount
-        lastWriteProgress = channel.eventLoop.now
-        if closesWhenFlushed, outboundByteCount == 0 { channel.close(promise: nil) }
-    }
-
-    /// A peer that does not read would hold memory forever. One timer per link, re-armed while bytes are queued.
-    private func scheduleStallCheck() {
-        let bound = bound
-        stallCheck = channel.eventLoop.scheduleTask(in: settings.stallTimeout) { bound.value.link?.checkStall() }
-    }
-
-    private func checkStall() {
-        stallCheck = nil
-        guard outboundByteCount > 0 else { return }
-        if channel.eventLoop.now - lastWriteProgress >= settings.stallTimeout {
-            let seconds = settings.stallTimeout.nanoseconds / 1_000_000_000
-            close(
-                ServiceError(
-                    .deadlineExceeded,
-                    "\(peerName) read none of the \(outboundByteCount) queued bytes within \(seconds) s; "
-                        + "the connection was closed."))
-        } else {
-            scheduleStallCheck()
-        }
+    private func stalled() {
+        let seconds = settings.stallTimeout.nanoseconds / 1_000_000_000
+        close(
+            ServiceError(
+                .deadlineExceeded,
+                "\(peerName) read none of the \(outbound.queuedByteCount) queued bytes within \(seconds) s; "
+                    + "the connection was closed."))
     }
 
     private func handshakeExpired() {
@@ -311,7 +261,7 @@ extension Link {
         if case .greeting(let deadline) = state { deadline.cancel() }
         if case .closed = state { return }
         state = .closed
-        stallCheck?.cancel()
+        outbound.end()
         frameWatch?.stop()
         inbound.clear()
         authenticated = nil
