@@ -11,7 +11,18 @@ extension RankServer {
     /// Bytes of one answer.
     static let rowsByteCountMax = 64 << 20
     /// Bytes of all answers that are being read, or wait for their clients to read them.
-    static let rowsInFlightByteCountMax = 512 << 20
+    static let readsInFlightByteCountMax = 512 << 20
+
+    /// Takes memory for an answer that is read from the store; `readBytes` gets it back when the answer has been sent.
+    func takeReadBytes(_ byteCount: Int) throws(ServiceError) {
+        guard readBytes.fits(byteCount) else {
+            throw ServiceError(
+                .overloaded,
+                "\(readBytes.heldByteCount) bytes of stored tokens are being read or wait to be sent, this answer needs "
+                    + "\(byteCount) and the limit is \(readBytes.byteCountMax); try again when some have been sent.")
+        }
+        readBytes.take(byteCount)
+    }
 
     func readRows(_ request: RowsRequest, _ call: Call<RowsRequest>) {
         do throws(ServiceError) {
@@ -25,14 +36,7 @@ extension RankServer {
                         + "\(request.position)..<\(request.positions.upperBound), but the limit of an answer is "
                         + "\(Self.rowsByteCountMax); ask for fewer tokens.")
             }
-            guard rowBytes.fits(byteCount) else {
-                throw ServiceError(
-                    .overloaded,
-                    "\(rowBytes.heldByteCount) bytes of keys and values are being read or wait to be sent, this answer "
-                        + "needs \(byteCount) and the limit is \(rowBytes.byteCountMax); try again when some have "
-                        + "been sent.")
-            }
-            rowBytes.take(byteCount)
+            try takeReadBytes(byteCount)
             let bound = NIOLoopBound((server: self, call: call), eventLoop: eventLoop)
             let (cache, headGroups, eventLoop) = (cache, cluster.headGroups, eventLoop)
             pool.submit { goesOn in
@@ -41,7 +45,7 @@ extension RankServer {
                     let (server, call) = bound.value
                     // A link must not keep the server alive.
                     server.answer(call.link, call.tag, message) { [weak server] in
-                        server?.rowBytes.giveBack(byteCount)
+                        server?.readBytes.giveBack(byteCount)
                     }
                 }
             }

@@ -9,6 +9,7 @@ internal import NIOCore
 /// Token ids: reading them back, and finding who begins with some.
 extension RankServer {
     func readTokens(_ request: ReadTokens, _ call: Call<ReadTokens>) {
+        let byteCount: Int
         do throws(ServiceError) {
             try checkServing(call.epoch)
             guard request.count <= ReadTokens.countMax else {
@@ -17,6 +18,10 @@ extension RankServer {
                     "\(request.count) ids were requested at once, but the limit is \(ReadTokens.countMax); request "
                         + "fewer.")
             }
+            byteCount =
+                request.count * MemoryLayout<UInt32>.stride
+                + (request.wantsAnnotation ? SequenceLimits.annotationByteCountMax : 0)
+            try takeReadBytes(byteCount)
         } catch {
             return refuse(call, error)
         }
@@ -25,9 +30,14 @@ extension RankServer {
             let start = Position(request.start)
             let ids = try cache.tokenIDs(of: request.sequence, start..<start + request.count)
             let annotation = request.wantsAnnotation ? try cache.annotation(of: request.sequence) : nil
-            return ReadTokens.Reply(ids: ids, annotation: annotation)
-        } then: { [self] in
-            answer(call, $0)
+            return Message.reply(ReadTokens.Reply(ids: ids, annotation: annotation), to: ReadTokens.self)
+        } then: { [self] result in
+            let message =
+                switch result {
+                case .success(let reply): reply
+                case .failure(let error): Message.failure(error)
+                }
+            answer(call.link, call.tag, message) { [weak self] in self?.readBytes.giveBack(byteCount) }
         }
     }
 

@@ -41,8 +41,8 @@ public final class RankServer {
     var work = SequenceWork()
     var owners = SequenceOwners()
     var uses: UseLog
-    /// Keys and values that are being read back for clients, until they are sent.
-    var rowBytes = ByteBudget(byteCountMax: RankServer.rowsInFlightByteCountMax)
+    /// What is being read back for clients, until it is sent.
+    var readBytes = ByteBudget(byteCountMax: RankServer.readsInFlightByteCountMax)
     var clients = ClientLinks()
     var counters = RankCounters()
     /// The verification that runs, or the last one.
