@@ -11,7 +11,9 @@ public enum HostInspection {
     public static func report(store: String? = nil) -> HostReport {
         var report = HostReport(processID: UInt32(getpid()), userID: getuid())
         report.hostName = hostName()
+        // A service with `ProcSubset=pid` does not see the first.
         report.bootID = line(of: "/proc/sys/kernel/random/boot_id")
+        if report.bootID.isEmpty { report.bootID = line(of: "/etc/machine-id") }
         report.wallNanoseconds = UInt64(Date().timeIntervalSince1970 * 1e9)
         report.openFiles = UInt64(names(in: "/proc/self/fd").count)
         report.openFilesMax = limit(RLIMIT_NOFILE)
@@ -54,7 +56,7 @@ public enum HostInspection {
     }
 
     /// A small file's first line; empty when it cannot be read.
-    static func line(of path: String) -> String {
+    package static func line(of path: String) -> String {
         guard let file = fopen(path, "re") else { return "" }
         defer { fclose(file) }
         var text = [CChar](repeating: 0, count: 4096)

@@ -44,27 +44,32 @@ struct PrefetchFileTests {
         #expect(file.read() == some && !some.areComplete && Self.trials.areComplete)
     }
 
-    @Test("a processor is what the first entry of /proc/cpuinfo says, without what changes from start to start")
-    func processor() {
-        let intel = """
-            processor\t: 0
-            vendor_id\t: GenuineIntel
-            cpu family\t: 6
-            model\t\t: 143
-            model name\t: Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz
-            stepping\t: 8
-            cpu MHz\t\t: 2699.998
-            cache size\t: 107520 KB
-
-            processor\t: 1
-            vendor_id\t: AnotherOne
-            """
+    @Test("a processor is its kind and its caches, as /sys says, without what depends on the kernel")
+    func processor() throws {
+        let directory = TemporaryDirectory()
+        func write(_ text: String, _ path: String) throws {
+            let url = URL(fileURLWithPath: directory.path(path))
+            try FileManager.default.createDirectory(
+                at: url.deletingLastPathComponent(), withIntermediateDirectories: true)
+            try text.write(to: url, atomically: true, encoding: .utf8)
+        }
+        #expect(ProcessorIdentity.of(directory.path) == "")
+        try write("cpu:type:x86,ven0000fam0006mod008F:feature:,0000,0001\n", "modalias")
+        try write("48K\n", "cpu0/cache/index0/size")
+        try write("107520K\n", "cpu0/cache/index3/size")
+        #expect(ProcessorIdentity.of(directory.path) == "cpu:type:x86,ven0000fam0006mod008F 48K 107520K")
+        try write("cpu:type:aarch64:feature:,0000\n", "modalias")
+        try write("0x00000000410fd0c0\n", "cpu0/regs/identification/midr_el1")
         #expect(
-            ProcessorIdentity.of(intel)
-                == "vendor_id: GenuineIntel, cpu family: 6, model: 143, stepping: 8, model name: Intel(R) Xeon(R) "
-                + "Platinum 8481C CPU @ 2.70GHz, cache size: 107520 KB")
-        let arm = "processor\t: 0\nBogoMIPS\t: 243.75\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n"
-        #expect(ProcessorIdentity.of(arm) == "CPU implementer: 0x41, CPU part: 0xd0c")
+            ProcessorIdentity.of(directory.path) == "cpu:type:aarch64 0x00000000410fd0c0 48K 107520K")
         #expect(!ProcessorIdentity.current.isEmpty)
+    }
+
+    @Test("what is measured on a processor that is not known is used by no other start")
+    func unknown() throws {
+        let directory = TemporaryDirectory()
+        let file = PrefetchFile(store: directory.path, processor: "", kernels: "avx2")
+        try file.write(Self.trials)
+        #expect(file.read() == nil)
     }
 }

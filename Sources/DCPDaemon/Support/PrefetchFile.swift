@@ -19,11 +19,12 @@ package struct PrefetchFile {
         self.kernels = kernels
     }
 
-    /// The trials of earlier starts, perhaps not all; nil when there are none of this processor and these kernels.
+    /// The trials of earlier starts, perhaps not all; nil when there are none of this processor and these kernels, or
+    /// when it is not known which processor this is.
     package func read() -> PrefetchTrials? {
         guard let data = FileManager.default.contents(atPath: path),
             let content = try? JSONDecoder().decode(Content.self, from: data), content.version == Content.versionNow,
-            content.processor == processor, content.kernels == kernels
+            !processor.isEmpty, content.processor == processor, content.kernels == kernels
         else { return nil }
         return PrefetchTrials(content.trials)
     }

@@ -8,7 +8,7 @@ public import DCPCore
 public struct HostReport: Hashable, Sendable {
     public var release: String
     public var hostName: String
-    /// The same for all processes on a machine until it reboots; empty if it cannot be read.
+    /// The same for all daemons on a machine until it reboots, or the machine's; empty if neither can be read.
     public var bootID: String
     /// The host's wall clock, nanoseconds since 1970.
     public var wallNanoseconds: UInt64
