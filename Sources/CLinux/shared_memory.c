@@ -31,7 +31,10 @@ int dcp_shared_memory_create(size_t byte_count)
     int descriptor = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
     if (descriptor < 0 && errno == EINVAL) descriptor = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (descriptor < 0) return -errno;
-    if (ftruncate(descriptor, (off_t)byte_count) < 0) return closed(descriptor, errno);
+    // All of it now: a page that the system cannot give later, as where it does not overcommit, would be SIGBUS.
+    int error;
+    while ((error = fallocate(descriptor, 0, 0, (off_t)byte_count) < 0 ? errno : 0) == EINTR) {}
+    if (error) return closed(descriptor, error);
     if (fcntl(descriptor, F_ADD_SEALS, SEALS) < 0) return closed(descriptor, errno);
     return descriptor;
 }

@@ -116,8 +116,10 @@ struct SharedRingsTests {
         refused(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600))
         unlink(path)
         refused(open("/dev/zero", O_RDWR))
-        refused(open("/dev/shm/rings-\(UUID().uuidString)", O_RDWR | O_CREAT | O_CLOEXEC, 0o600))
-        for ring in [64, 4096 + 64, 256 << 20] {
+        let unsealed = "/dev/shm/rings-\(UUID().uuidString)"
+        refused(open(unsealed, O_RDWR | O_CREAT | O_CLOEXEC, 0o600))
+        unlink(unsealed)
+        for ring in [64, 4096 + 64, (64 << 20) + 4096] {
             let settings = MemorySettings(ringByteCount: ring)
             #expect(throws: ServiceError.self) { try SharedRings.create(at: .dialling, settings) }
         }
