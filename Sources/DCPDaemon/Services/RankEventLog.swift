@@ -17,6 +17,8 @@ final class RankEventLog {
     private let ticker: ServiceTicker
     private let eventLoop: any EventLoop
     private var isRegistered = false
+    /// While the coordinator has not answered.
+    private var waiting: RepeatedTask?
     private var joinedAt: NIODeadline?
     private let standing = Standing()
 
@@ -34,9 +36,17 @@ final class RankEventLog {
             logger: log.logger,
             status: { [standing] in "\(standing.text): \(Self.holdings(cache))" }, progress: { pool.progress },
             writerBusySince: { cache.writerBusySince })
+        // The loop goes round and the coordinator is dialled, perhaps for hours: systemd must not end what waits.
+        let bound = NIOLoopBound(standing, eventLoop: eventLoop)
+        waiting = eventLoop.scheduleRepeatedTask(initialDelay: .zero, delay: .seconds(5)) { _ in
+            ServiceManager.extendTimeout(by: RankService.startExtension, status: bound.value.text)
+        }
     }
 
-    func stop() { ticker.stop() }
+    func stop() {
+        waiting?.cancel()
+        ticker.stop()
+    }
 
     private static func holdings(_ cache: ShardCache) -> String {
         guard let held = try? cache.statistics() else { return "its store does not respond" }
@@ -51,6 +61,7 @@ final class RankEventLog {
         let status = "\(text): \(Self.holdings(cache))"
         guard !isRegistered else { return ServiceManager.status(status) }
         isRegistered = true
+        waiting?.cancel()
         ServiceManager.ready(status: status)
         ticker.start(on: eventLoop)
     }

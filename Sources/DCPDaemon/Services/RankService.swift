@@ -92,7 +92,7 @@ struct RankService: DaemonService {
     }
 
     /// More than the time between two signs of progress, less than anybody would wait for a daemon that hangs.
-    private static let startExtension = Duration.seconds(60)
+    static let startExtension = Duration.seconds(60)
 
     private func open(_ cluster: ClusterShape, _ eventLoop: any EventLoop) async throws -> ShardCache {
         let begin = NIODeadline.now()
