@@ -117,6 +117,11 @@ struct RankObserved: Observed {
 
     /// - Throws: when the store is closed meanwhile, or out of readers.
     private func add(_ cache: ShardCache, to exposition: inout Exposition) throws(ServiceError) {
+        // First: a store that has failed may refuse to be read, which is when its condition matters.
+        let condition = Self.name(of: cache.health.condition)
+        exposition.add(
+            .storeCondition, ["writable", "full", "refused", "failed"].map { ([$0], $0 == condition ? 1 : 0) })
+        exposition.add(.storeDeleting, cache.doomedByteCount)
         let statistics = try cache.statistics()
         let capacity = statistics.storeMapByteCount
         exposition.add(.storeUsed, statistics.storeUsedByteCount)
@@ -124,10 +129,6 @@ struct RankObserved: Observed {
         exposition.add(.storeLimit, capacity)
         exposition.add(.storeHigh, cache.settings.watermarks.highByteCount(capacity: capacity))
         exposition.add(.storeLow, cache.settings.watermarks.lowByteCount(capacity: capacity))
-        exposition.add(.storeDeleting, cache.doomedByteCount)
-        let condition = Self.name(of: cache.health.condition)
-        exposition.add(
-            .storeCondition, ["writable", "full", "refused", "failed"].map { ([$0], $0 == condition ? 1 : 0) })
         exposition.add(.storeTransactions, statistics.transactionsCommitted)
         exposition.add(.storeReaders, statistics.readers)
         exposition.add(.sequences, statistics.sequences)
