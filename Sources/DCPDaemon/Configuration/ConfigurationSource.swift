@@ -34,10 +34,11 @@ package struct ConfigurationSource: Sendable {
         let file: ConfigurationFile
         if let filePath {
             file = try ConfigurationFile(reading: filePath)
-        } else if access(ConfigurationFile.defaultPath, F_OK) == 0 {
-            file = try ConfigurationFile(reading: ConfigurationFile.defaultPath)
-        } else {
+        } else if access(ConfigurationFile.defaultPath, F_OK) != 0, errno == ENOENT || errno == ENOTDIR {
             file = .absent(ConfigurationFile.defaultPath)
+        } else {
+            // Also one that cannot be reached, which is refused: without it a coordinator would make another cluster.
+            file = try ConfigurationFile(reading: ConfigurationFile.defaultPath)
         }
         var configuration = try Configuration(
             settings: settings, rank: rank, flags: flags, environment: environment, file: file)
