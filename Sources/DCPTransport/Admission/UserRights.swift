@@ -14,13 +14,15 @@ public struct UserRights: Hashable, Sendable {
     /// - Throws: `.invalidConfiguration` with the invalid part.
     public init(_ text: String) throws(ServiceError) {
         guard !text.isEmpty else { return }
+        var namesOthers = false
         for part in text.split(separator: ",", omittingEmptySubsequences: false) {
             let sides = part.drop { $0 == " " }.split(separator: "=", omittingEmptySubsequences: false)
             guard sides.count == 2, let right = ClientRight(rawValue: String(sides[1])) else {
                 throw Self.refusal(part)
             }
-            if sides[0] == "*" {
+            if sides[0] == "*", !namesOthers {
                 others = right
+                namesOthers = true
             } else if let user = UInt32(sides[0]), "\(user)" == sides[0], byUser[user] == nil {
                 byUser[user] = right
             } else {

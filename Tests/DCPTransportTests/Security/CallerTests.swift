@@ -34,7 +34,8 @@ struct CallerTests {
     @Test(
         "an entry that gives no user a right is refused with the part that is wrong",
         arguments: [
-            "1000", "1000=", "1000=write", "=read", "+1=read", "01=read", "1000=use,1000=use", "1000=use,",
+            "1000", "1000=", "1000=write", "=read", "+1=read", "01=read", "1000=use,1000=use", "*=read,*=administer",
+            "1000=use,",
             "1000=use=read",
         ])
     func malformed(text: String) {
