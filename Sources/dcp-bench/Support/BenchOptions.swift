@@ -75,6 +75,10 @@ struct BenchOptions: ParsableArguments {
     /// Before minutes of measuring, not after.
     private func checkPlot() throws(ServiceError) {
         guard let plot else { return }
+        guard plot != "-" else {
+            throw ServiceError(
+                .invalidConfiguration, "--plot writes a file, and standard output has the table; name a file.")
+        }
         let parent = URL(filePath: plot).deletingLastPathComponent().path
         guard access(parent, W_OK) == 0 else {
             throw ServiceError(
