@@ -116,9 +116,13 @@ struct CoordinatorSessionTests {
 
     /// Asks a rank for lengths as soon as it is known, and passes its answer on.
     private final class Asking: LinkDelegate {
+        let epoch: Epoch
         let answer: AsyncStream<Message>.Continuation
 
-        init(_ answer: AsyncStream<Message>.Continuation) { self.answer = answer }
+        init(in epoch: Epoch, _ answer: AsyncStream<Message>.Continuation) {
+            self.epoch = epoch
+            self.answer = answer
+        }
 
         func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
             throw ServiceError(.internal, "It dials.")
@@ -128,7 +132,7 @@ struct CoordinatorSessionTests {
             do throws(ServiceError) {
                 try link.send(
                     Frame(
-                        epoch: .none, tag: Tag(client: ClientID(1), number: 1),
+                        epoch: epoch, tag: Tag(client: ClientID(1), number: 1),
                         message: .request(Many([GetSequenceStatus(SequenceID(1))]))))
             } catch { answer.finish() }
         }
@@ -141,29 +145,130 @@ struct CoordinatorSessionTests {
         func link(_ link: Link, closed error: ServiceError) { answer.finish() }
     }
 
-    @Test("a rank that has not joined since its start answers no lengths: it may lack what the join gives it")
+    /// What the rank answers to a client that asks for lengths in an epoch.
+    private static func lengths(
+        of rank: Endpoint, in epoch: Epoch, on loop: any EventLoop
+    ) async throws -> Message? {
+        let (answers, continuation) = AsyncStream<Message>.makeStream()
+        let asking = try await loop.submit {
+            let asking = Asking(in: epoch, continuation)
+            Dialer(eventLoop: loop).dial(
+                rank, expecting: .rank(RankIndex(0)), hello: Hello(role: .client, fingerprint: nil), delegate: asking
+            ) { _ in continuation.finish() }
+            return NIOLoopBound(asking, eventLoop: loop)
+        }.get()
+        var first: Message?
+        for await answer in answers where first == nil { first = answer }
+        withExtendedLifetime(asking) {}
+        return first
+    }
+
+    /// A coordinator of one rank. It takes the rank into epoch 1, does what the test says, and passes on what the rank
+    /// says.
+    private final class Coordinator: LinkDelegate {
+        private let cluster: ClusterShape
+        private let rank: Endpoint
+        private let heard: AsyncStream<Message>.Continuation
+        private var link: Link?
+
+        init(_ cluster: ClusterShape, of rank: Endpoint, _ heard: AsyncStream<Message>.Continuation) {
+            self.cluster = cluster
+            self.rank = rank
+            self.heard = heard
+        }
+
+        func link(_ link: Link, accepts hello: Hello) throws(ServiceError) -> Hello {
+            Hello(role: .coordinator, fingerprint: LayoutFingerprint(cluster))
+        }
+
+        func link(_ link: Link, opened peer: Hello) { self.link = link }
+
+        func link(_ link: Link, received frame: Frame) {
+            if case .register(let registration) = frame.message, registration.epoch == .none {
+                tell(.joining)
+            } else {
+                heard.yield(frame.message)
+            }
+        }
+
+        func link(_ link: Link, closed error: ServiceError) {}
+
+        func tell(_ phase: Topology.Phase) {
+            send(
+                .topology(
+                    Topology(
+                        epoch: Epoch(1), phase: phase, reason: "", shape: cluster, leaseMilliseconds: 60_000,
+                        members: [Topology.Member(rank: RankIndex(0), endpoint: rank)], cluster: ClusterID(1))))
+        }
+
+        private func send(_ message: Message) {
+            do throws(ServiceError) {
+                try link?.send(Frame(epoch: Epoch(1), tag: Tag(client: ClientID(0), number: 0), message: message))
+            } catch {
+                Issue.record("\(error)")
+            }
+        }
+    }
+
+    /// From here on the rank finds a coordinator.
+    private static func coordinator(
+        of cluster: ClusterShape, in directory: TemporaryDirectory, on loop: any EventLoop,
+        _ heard: AsyncStream<Message>.Continuation
+    ) async throws -> NIOLoopBound<Coordinator> {
+        let (rank, place) = (Endpoint.unix(path: directory.path("rank")), directory.path("coordinator"))
+        return try await loop.flatSubmit { () -> EventLoopFuture<NIOLoopBound<Coordinator>> in
+            let coordinator = Coordinator(cluster, of: rank, heard)
+            let bound = NIOLoopBound(coordinator, eventLoop: loop)
+            let listener = Listener(.unix(path: place), as: .coordinator, eventLoop: loop)
+            return listener.start(delegate: coordinator).map { bound }
+        }.get()
+    }
+
+    @Test(
+        "a rank answers no lengths before the first join since its start is over: it may lack what the join gives it")
     func beforeJoin() async throws {
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
         let directory = TemporaryDirectory(in: "/tmp")
         let loop = group.next()
-        let (answers, continuation) = AsyncStream<Message>.makeStream()
-        try await withRank(try Self.cluster(), in: directory, on: group) {
-            let asking = try await loop.submit {
-                let asking = Asking(continuation)
-                Dialer(eventLoop: loop).dial(
-                    .unix(path: directory.path("rank")), expecting: .rank(RankIndex(0)),
-                    hello: Hello(role: .client, fingerprint: nil), delegate: asking
-                ) { _ in continuation.finish() }
-                return NIOLoopBound(asking, eventLoop: loop)
-            }.get()
-            var first: Message?
-            for await answer in answers where first == nil { first = answer }
-            guard case .failure(let error)? = first else {
-                Issue.record("it answered \(String(describing: first))")
+        let cluster = try Self.cluster()
+        let rank = Endpoint.unix(path: directory.path("rank"))
+        let (heard, hearing) = AsyncStream<Message>.makeStream()
+        let (ready, becoming) = AsyncStream<Void>.makeStream()
+        try await withRank(
+            cluster, in: directory, on: group,
+            observe: { if case .ready = $0 { becoming.yield() } }
+        ) {
+            func expectRefusal(_ when: String) async throws {
+                let answer = try await Self.lengths(of: rank, in: .none, on: loop)
+                guard case .failure(let error)? = answer else {
+                    Issue.record("\(when) it answered \(String(describing: answer))")
+                    return
+                }
+                #expect(error.code == .notReady && error.rank == RankIndex(0), "\(when): \(error)")
+            }
+            try await expectRefusal("before it has a coordinator")
+            let coordinator = try await Self.coordinator(of: cluster, in: directory, on: loop, hearing)
+            // With the epoch in its store it registers again, and waits for what the coordinator gives it.
+            for await message in heard {
+                if case .register = message { break }
+            }
+            try await expectRefusal("during the join")
+            // Whoever asks in this epoch has heard that it is ready, before the rank has.
+            let answer = try await Self.lengths(of: rank, in: Epoch(1), on: loop)
+            guard case .reply(_)? = answer else {
+                Issue.record("in its epoch it answered \(String(describing: answer))")
                 return
             }
-            #expect(error.code == .notReady && error.rank == RankIndex(0), "\(error)")
-            withExtendedLifetime(asking) {}
+            try await loop.submit { coordinator.value.tell(.ready) }.get()
+            for await _ in ready { break }
+            guard case .reply(let body)? = try await Self.lengths(of: rank, in: .none, on: loop) else {
+                Issue.record("it does not answer after the join")
+                return
+            }
+            let codes = try body.reply(to: Many<GetSequenceStatus>.self).answers.map { answer -> ServiceError.Code? in
+                if case .failure(let error) = answer { error.code } else { nil }
+            }
+            #expect(codes == [.unknownSequence])
         }
         try await group.shutdownGracefully()
     }

@@ -19,8 +19,10 @@ final class CoordinatorSession {
     private var serving: Serving = .refusing(
         ServiceError(.notReady, "This rank has not joined the cluster yet; try again."))
     private(set) var epoch: Epoch
-    /// Whether this process has joined an epoch. Before that its store may lack what the others have: the join mends it.
-    private(set) var hasJoined = false
+    /// Whether this process has registered in an epoch with what it holds.
+    private var hasRegistered = false
+    /// Whether an epoch has been ready since this process started.
+    private var wasReady = false
     /// Why other ranks take no new tokens, as the coordinator says; none without a coordinator.
     private(set) var otherRefusals: [ServiceError] = []
     private var topology: Topology?
@@ -61,6 +63,11 @@ final class CoordinatorSession {
     }
 
     var isConnected: Bool { link != nil }
+
+    /// Whether this rank holds all that a client of an epoch may ask for. Before the first join since its start is over
+    /// its store may lack what the others have, and what the join gives it. A client sends in no epoch that is not
+    /// ready, but may have heard of that before this rank.
+    func hasJoined(for epoch: Epoch) -> Bool { wasReady || hasRegistered && epoch == self.epoch }
 
     /// See `RankServer.abandon`.
     func abandon() {
@@ -235,6 +242,7 @@ final class CoordinatorSession {
         case .ready:
             guard topology.epoch == epoch else { return }
             serving = .yes
+            wasReady = true
             server.observe(.ready(epoch))
             if server.cache.refusal != nil { renew() }
         }
@@ -279,7 +287,7 @@ final class CoordinatorSession {
         // no client sends in an epoch that is not ready. A client that sends in it now has therefore learned of that
         // before this rank.
         serving = .yes
-        hasJoined = true
+        hasRegistered = true
         FailPoint.registerAgain.pass()
         register()
         tellHeld(in: next)

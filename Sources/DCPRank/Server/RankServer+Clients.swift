@@ -176,7 +176,7 @@ extension RankServer {
     // MARK: Status
 
     private func tellStatus(of sequences: [SequenceID], _ call: Call<Many<GetSequenceStatus>>) {
-        guard coordinator.hasJoined else {
+        guard coordinator.hasJoined(for: call.epoch) else {
             return refuse(
                 call,
                 ServiceError(
