@@ -18,9 +18,10 @@ extension ShardCache {
     static func key(_ id: SequenceID) -> WriteJob.Key { WriteJob.Key(space: 1, value: id.value) }
 
     /// Hands an operation to the writer; see the DESIGN comment of `ShardCache` for the parts.
+    /// - Parameter usesReserve: takes the reserve of a full store, as a freeing operation does, but frees nothing.
     func enqueue(
         _ keys: [WriteJob.Key], reading readKeys: [WriteJob.Key] = [], isAlone: Bool = false, isFreeing: Bool = false,
-        isSynced: Bool = false,
+        usesReserve: Bool = false, isSynced: Bool = false,
         isInternal: Bool = false, isOptional: Bool = false,
         _ completion: @escaping CacheCompletion,
         body: @escaping @Sendable (inout WriteTransaction) throws -> Void,
@@ -29,7 +30,7 @@ extension ShardCache {
     ) {
         let written = Handoff<DirectoryMark?>(nil)
         let job = WriteJob(
-            keys: keys, reading: readKeys, isAlone: isAlone, isFreeing: isFreeing, isSynced: isSynced,
+            keys: keys, reading: readKeys, isAlone: isAlone, isFreeing: isFreeing || usesReserve, isSynced: isSynced,
             isOptional: isOptional,
             body: { [self] transaction in
                 try body(&transaction)

@@ -75,6 +75,29 @@ struct FullStoreTests {
         #expect(try rig.holds(1, Array(Self.tags[..<(length / 2)])))
     }
 
+    @Test("what a join waits for finds room on a full store: a model, a sequence, a fork; and a close after them")
+    func owed() throws {
+        let (rig, length) = try full()
+        // In the middle of a sealed block, whose rows the fork copies.
+        let cut = length / 2 / 16 * 16 + 5
+        let (opened, forked) = (SequenceID(1_000_000), SequenceID(1_000_001))
+        expect(.storeFull) { try rig.open(opened.value) }
+        expect(.storeFull) { try rig.fork(1, forked.value, cut) }
+        try finish {
+            rig.cache.putModel(id: ModelID(8), name: "other", description: rig.shape, isOwed: true, completion: $0)
+        }
+        try finish { rig.cache.openSequence(id: opened, model: ModelID(8), isOwed: true, completion: $0) }
+        try finish {
+            rig.cache.fork(
+                parent: SequenceID(1), child: forked, length: Position(cut), isOwed: true, completion: $0)
+        }
+        expect(.storeFull) { try rig.commit(1, length + 1) }
+        try rig.close(1)
+        try rig.reopen()
+        #expect(rig.cache.state(of: opened)?.model == ModelID(8))
+        #expect(try rig.holds(forked.value, Array(Self.tags[..<cut])))
+    }
+
     @Test("blocks that found no room beside a reader are spilled when the reader has ended, and nothing else changes")
     func reader() throws {
         var settings = ShardCache.Settings(mapByteCountMax: 4 << 20, durability: .never)

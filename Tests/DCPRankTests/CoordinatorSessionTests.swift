@@ -43,10 +43,13 @@ struct CoordinatorSessionTests {
     /// A single rank with its store. Stopped when the body returns.
     private func withRank(
         _ cluster: ClusterShape, in directory: TemporaryDirectory, on group: MultiThreadedEventLoopGroup,
+        settings: ShardCache.Settings = ShardCache.Settings(), prepare: (ShardCache) async throws -> Void = { _ in },
         observe: @escaping @Sendable (RankEvent) -> Void = { _ in }, _ body: () async throws -> Void
     ) async throws {
         let loop = group.next()
-        let cache = try ShardCache.open(directory: directory.path("store"), rank: RankIndex(0), cluster: cluster)
+        let cache = try ShardCache.open(
+            directory: directory.path("store"), rank: RankIndex(0), cluster: cluster, settings: settings)
+        try await prepare(cache)
         var configuration = RankConfiguration(
             rank: RankIndex(0), listen: .unix(path: directory.path("rank")),
             coordinator: .unix(path: directory.path("coordinator")), threads: 1)
@@ -201,9 +204,17 @@ struct CoordinatorSessionTests {
                         members: [Topology.Member(rank: RankIndex(0), endpoint: rank)], cluster: ClusterID(1))))
         }
 
-        private func send(_ message: Message) {
+        func open(_ ids: ClosedRange<UInt64>) {
+            for id in ids {
+                let record = SequenceRecord(id: SequenceID(id), name: "s\(id)", model: ModelID(1))
+                send(.operation(.open(record)), number: id)
+            }
+        }
+
+        private func send(_ message: Message, number: UInt64 = 0) {
             do throws(ServiceError) {
-                try link?.send(Frame(epoch: Epoch(1), tag: Tag(client: ClientID(0), number: 0), message: message))
+                try link?.send(
+                    Frame(epoch: Epoch(1), tag: Tag(client: ClientID(0), number: number), message: message))
             } catch {
                 Issue.record("\(error)")
             }
@@ -269,6 +280,74 @@ struct CoordinatorSessionTests {
                 if case .failure(let error) = answer { error.code } else { nil }
             }
             #expect(codes == [.unknownSequence])
+        }
+        try await group.shutdownGracefully()
+    }
+
+    private static func finish(_ start: (@escaping CacheCompletion) -> Void) async throws {
+        try await withCheckedThrowingContinuation { (continuation: CheckedContinuation<Void, any Error>) in
+            start { continuation.resume(with: $0) }
+        }
+    }
+
+    /// Opens sequences of model 1 until the store has no room for another.
+    private static func fill(_ cache: ShardCache) async throws {
+        let model = try ModelDescription(
+            layers: 1, queryHeads: 1, kvHeads: 1, keyDim: 8, valueDim: 8, scale: 1, softcap: nil, kvFormat: .float32)
+        try await finish { cache.putModel(id: ModelID(1), name: "m", description: model, completion: $0) }
+        do {
+            for id in 1...UInt64(1 << 20) {
+                try await finish { cache.openSequence(id: SequenceID(id), model: ModelID(1), completion: $0) }
+            }
+            Issue.record("the store never filled up")
+        } catch let error as ServiceError {
+            #expect(error.code == .storeFull, "\(error)")
+        }
+    }
+
+    @Test("what a join gives a rank finds room in a full store, and what comes after the join does not")
+    func fullStore() async throws {
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+        let directory = TemporaryDirectory(in: "/tmp")
+        let loop = group.next()
+        let cluster = try Self.cluster()
+        let (heard, hearing) = AsyncStream<Message>.makeStream()
+        try await withRank(
+            cluster, in: directory, on: group,
+            settings: ShardCache.Settings(mapByteCountMax: 1 << 21, durability: .never), prepare: Self.fill
+        ) {
+            let coordinator = try await Self.coordinator(of: cluster, in: directory, on: loop, hearing)
+            var messages = heard.makeAsyncIterator()
+            while let message = await messages.next() {
+                if case .register = message { break }
+            }
+            // More than a page of records.
+            try await loop.submit { coordinator.value.open(2_000_000...2_000_099) }.get()
+            var done = 0
+            while done < 100, let message = await messages.next() {
+                switch message {
+                case .operationDone: done += 1
+                case .failure(let error):
+                    Issue.record("\(error)")
+                    return
+                default: break
+                }
+            }
+            try await loop.submit {
+                coordinator.value.tell(.ready)
+                coordinator.value.open(2_000_100...2_000_100)
+            }.get()
+            while let message = await messages.next() {
+                guard case .failure(let error) = message else {
+                    if case .operationDone = message {
+                        Issue.record("it was taken")
+                        return
+                    }
+                    continue
+                }
+                #expect(error.code == .storeFull, "\(error)")
+                return
+            }
         }
         try await group.shutdownGracefully()
     }

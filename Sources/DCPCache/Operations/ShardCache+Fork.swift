@@ -22,10 +22,12 @@ extension ShardCache {
     /// parent's open one, its rows in the store and its memory until the child appends. Of a sealed one the tokens are copied,
     /// once for several forks at the same place. What the parent has not committed the child has not, either. Parent and child
     /// then live and end independently. Repeating a fork succeeds; another sequence of the child's id is `.conflict`.
-    /// - Parameter completion: `.invalidRequest` above the length of the parent's shortest layer; `.unknownSequence`,
-    ///   `.storeDamaged`, `.storeFull`.
+    /// - Parameters:
+    ///   - isOwed: see `openSequence`.
+    ///   - completion: `.invalidRequest` above the length of the parent's shortest layer; `.unknownSequence`,
+    ///     `.storeDamaged`, `.storeFull`.
     public func fork(
-        parent: SequenceID, child: SequenceID, length: Position, name: String = "",
+        parent: SequenceID, child: SequenceID, length: Position, name: String = "", isOwed: Bool = false,
         completion: @escaping CacheCompletion
     ) {
         let origin = StoredSequence.Origin(parent: parent, length: length)
@@ -35,7 +37,9 @@ extension ShardCache {
         let committed = sequenceCaches.withLock { $0[parent] }?.core.withLock(\.committed) ?? Position(0)
         let isReading = length <= committed
         let changed = isReading ? [child] : [parent, child]
-        enqueue(changed.map(Self.key), reading: isReading ? [Self.key(parent)] : [], completion) { [self] transaction in
+        enqueue(
+            changed.map(Self.key), reading: isReading ? [Self.key(parent)] : [], usesReserve: isOwed, completion
+        ) { [self] transaction in
             plan.value = nil
             if damagedRecords.withLock({ $0[child] != nil }) { _ = try sequence(child) }
             if let known = sequenceCaches.withLock({ $0[child] }) {

@@ -6,10 +6,12 @@ internal import Synchronization
 
 extension ShardCache {
     /// Adds a model. Repeating it succeeds; the same id with another name or description is `.modelMismatch`.
+    /// - Parameter isOwed: see `openSequence`.
     public func putModel(
-        id: ModelID, name: String, description: ModelDescription, completion: @escaping CacheCompletion
+        id: ModelID, name: String, description: ModelDescription, isOwed: Bool = false,
+        completion: @escaping CacheCompletion
     ) {
-        enqueue([], isAlone: true, completion) { [self] transaction in
+        enqueue([], isAlone: true, usesReserve: isOwed, completion) { [self] transaction in
             try cluster.check(description)
             if let known = modelEntries.withLock({ $0[id] }) {
                 var differences = description.differences(from: known.description)

@@ -10,8 +10,11 @@ extension ShardCache {
     /// - Parameters:
     ///   - scope: who may find it by its ids: up to 255 bytes of UTF-8. Forks inherit it.
     ///   - name: what clients call it; the directory's to give and to keep unique.
+    ///   - isOwed: whether a join waits for it. It then takes the reserve of a full store, because nothing can be closed
+    ///     before the join is over.
     public func openSequence(
-        id: SequenceID, model: ModelID, scope: String = "", name: String = "", completion: @escaping CacheCompletion
+        id: SequenceID, model: ModelID, scope: String = "", name: String = "", isOwed: Bool = false,
+        completion: @escaping CacheCompletion
     ) {
         guard scope.utf8.count <= SequenceLimits.scopeByteCountMax else {
             return completion(
@@ -23,7 +26,7 @@ extension ShardCache {
         }
         let plan = Handoff<SequenceCache?>(nil)
         let lineage = Handoff<Lineage?>(nil)
-        enqueue([Self.key(id)], completion) { [self] transaction in
+        enqueue([Self.key(id)], usesReserve: isOwed, completion) { [self] transaction in
             guard let entry = modelEntries.withLock({ $0[model] }) else {
                 throw fail(.unknownModel, "\(model) is not in the store of \(rank); add it first.")
             }

@@ -16,20 +16,25 @@ extension CoordinatorSession {
         }
         let changed = ServiceError(.stepAborted, "The sequence was changed while the step was in flight.")
         let cache = server.cache
+        // A join repeats what a rank cannot do, and until it is over nothing is closed that would make room.
+        let isOwed = isJoining
         switch operation {
         case .putModel(let record):
-            cache.putModel(id: record.id, name: record.name, description: record.description, completion: done)
+            cache.putModel(
+                id: record.id, name: record.name, description: record.description, isOwed: isOwed, completion: done)
         case .removeModel(let model):
             cache.removeModel(model, completion: done)
         case .open(let record):
             cache.openSequence(
-                id: record.id, model: record.model, scope: record.scope, name: record.name, completion: done)
+                id: record.id, model: record.model, scope: record.scope, name: record.name, isOwed: isOwed,
+                completion: done)
         case .fork(let parent, let child, let length, let name):
             server.work.beginWriting(parent)
             // Committed tokens do not change, and the fork does not read tokens after it.
             server.whenInPlace(parent, to: length) {
                 cache.fork(
-                    parent: parent, child: child, length: Position(length), name: name, completion: done)
+                    parent: parent, child: child, length: Position(length), name: name, isOwed: isOwed,
+                    completion: done)
             }
         case .truncate(let sequence, let length):
             server.work.beginChange(of: sequence)

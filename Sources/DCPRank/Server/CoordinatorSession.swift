@@ -69,6 +69,9 @@ final class CoordinatorSession {
     /// ready, but may have heard of that before this rank.
     func hasJoined(for epoch: Epoch) -> Bool { wasReady || hasRegistered && epoch == self.epoch }
 
+    /// Whether what the coordinator asks is what this rank owes since before the epoch.
+    var isJoining: Bool { topology?.phase == .joining }
+
     /// See `RankServer.abandon`.
     func abandon() {
         isStopped = true

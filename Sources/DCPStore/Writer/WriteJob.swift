@@ -20,7 +20,7 @@ public struct WriteJob: Sendable {
     public var readKeys: [Key]
     /// Shares its transaction with no other job.
     public var isAlone: Bool
-    /// Leaves fewer pages in use than before, so it may take the reserve of a full store.
+    /// Leaves fewer pages in use than before, or is awaited by what does: it may take the reserve of a full store.
     public var isFreeing: Bool
     /// It is on the disk when it completes, whatever the durability, because losing it in a power loss would do harm.
     public var isSynced: Bool
