@@ -287,6 +287,50 @@ struct DirectoryTests {
         #expect(driver.machine.state.sequences.keys.map(\.value) == [1])
     }
 
+    /// A model that rank 0 refuses and rank 1 takes, and a sequence that a client opens meanwhile.
+    private func refusedModel() throws -> (driver: Driver, sent: [CoordinatorMachine.Action]) {
+        var driver = try Driver()
+        driver.becomeReady()
+        let puts = operations(driver.send(.registerModel(name: "m", try shape())))
+        #expect(operations(driver.send(.openSequence(name: "s", model: "m", revision: "", create: true))).isEmpty)
+        let full = ServiceError(.storeFull, "Full.", rank: RankIndex(0))
+        let first = driver.on { $0.operationFailed(puts[0].link, number: puts[0].number, full) }
+        let last = driver.on { $0.operationDone(puts[1].link, number: puts[1].number) }
+        #expect(driver.machine.state.models.isEmpty)
+        return (driver, first + last)
+    }
+
+    @Test("a sequence of a model that a rank refuses is closed everywhere before the model is removed")
+    func refusedModelInUse() throws {
+        let (made, sent) = try refusedModel()
+        var driver = made
+        let opens = operations(sent).sorted { $0.link.value < $1.link.value }
+        let record = SequenceRecord(id: SequenceID(1), name: "s", model: ModelID(1))
+        #expect(opens.map(\.operation) == [.open(record), .open(record)])
+        let unknown = ServiceError(.unknownModel, "It is not there.", rank: RankIndex(0))
+        driver.on { $0.operationFailed(opens[0].link, number: opens[0].number, unknown) }
+        let last = driver.on { $0.operationDone(opens[1].link, number: opens[1].number) }
+        #expect(errors(last) == [unknown])
+        driver.confirm(last)
+        #expect(driver.machine.state.sequences.isEmpty)
+        for rank in 0..<2 as Range<UInt16> {
+            let asked = operations(driver.actions).filter { $0.link == Driver.link(rank) }.map(\.operation)
+            #expect(asked.suffix(2) == [.close(SequenceID(1)), .removeModel(ModelID(1))])
+        }
+    }
+
+    @Test("a sequence of a model that a rank has refused is gone after a restart of the coordinator, too")
+    func refusedModelRestarted() throws {
+        let (driver, _) = try refusedModel()
+        let entry = try #require(driver.machine.state.sequences[SequenceID(1)])
+        #expect(entry.isClosing)
+        var again = Driver(restarting: driver)
+        again.becomeReady()
+        #expect(again.machine.phase == .ready && again.machine.state.sequences.isEmpty)
+        _ = try again.carry(.registerModel(name: "m", try shape()))
+        #expect(try again.carry(.openSequence(name: "s", model: "m", revision: "", create: true)).sequences.count == 1)
+    }
+
     @Test(
         "a rank lost during an operation: the error names it and is retryable, and the rejoin completes the operation")
     func lostDuring() throws {

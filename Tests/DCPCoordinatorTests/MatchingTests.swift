@@ -140,6 +140,17 @@ struct MatchingTests {
         #expect(questions(held(&driver, lengths[1], 1, 30))[0].question.excluding == [SequenceID(1)])
     }
 
+    @Test("a model that is removed during the search gets no sequence")
+    func removedModel() throws {
+        var driver = try Driver()
+        driver.becomeReady()
+        _ = try driver.carry(.registerModel(name: "m", shape()))
+        let asked = questions(driver.send(many: [open("new")]))
+        _ = try driver.carry(.removeModel(name: "m"))
+        #expect(errors(found(&driver, asked[0].sent, nil)).map(\.code) == [.unknownModel])
+        #expect(driver.machine.state.sequences.isEmpty)
+    }
+
     @Test("names, models, revisions and scopes are checked first; a rank that is lost or cannot search is reported")
     func refusals() throws {
         var driver = try ready()

@@ -220,6 +220,18 @@ struct ReconciliationTests {
         #expect(driver.machine.state.sequences[s] == nil && driver.persisted.contains(.sequenceRemoved(s)))
     }
 
+    @Test("a sequence without its model, as an earlier coordinator may have left it, is closed where it is")
+    func withoutModel() throws {
+        let cluster = try ClusterShape(ranks: 2, headGroups: 1, interleave: 1, blockTokens: 16, exchange: .allToAll)
+        var state = CoordinatorState(shape: cluster, cluster: Driver.cluster)
+        state.apply(.sequence(SequenceEntry(record: SequenceRecord(id: s, name: "s", model: ModelID(1)))))
+        var driver = Driver(state: state)
+        let (asked, actions) = try join(&driver, [[:], [s: 0]], models: [])
+        #expect(asked == [[], [.close(s)]])
+        driver.confirm(actions)
+        #expect(driver.machine.state.sequences.isEmpty)
+    }
+
     @Test("nothing is forgotten when a rank is lost before it has confirmed")
     func lostDuringJoin() throws {
         var driver = try directory(["s"])

@@ -158,6 +158,12 @@ extension CoordinatorMachine {
     private mutating func open(_ match: PendingMatch, now: Duration) -> [Action] {
         do throws(ServiceError) {
             let request = match.request
+            guard state.models[match.model.id] != nil else {
+                throw ServiceError(
+                    .unknownModel,
+                    "Model `\(match.model.name)` was removed while ranks searched for `\(request.name)`; register it "
+                        + "again.")
+            }
             let record = try newSequence(request.name, model: match.model.id, scope: request.scope)
             eviction.opened(record.name)
             let actions = persist([

@@ -208,10 +208,19 @@ extension CoordinatorMachine {
         case .removeModel, .close, .evict, .claim, .retain: return []
         case .truncate: return persist(changes(whenConfirmed: operation))
         case .putModel(let record):
-            return persist([.modelRemoved(record.id)])
-                + carry(.removeModel(record.id))
+            // Sequences were opened while it was on its way. Without their model nobody could open them, and no rank
+            // that lacks them could be asked to close them. They are closed before it is removed.
+            let users = state.sortedSequences.filter { $0.record.model == record.id && !$0.isClosing }
+            let closings = users.map { user in
+                var entry = user
+                entry.isClosing = true
+                return StateChange.sequence(entry)
+            }
+            return persist([.modelRemoved(record.id)] + closings)
+                + users.flatMap { carry(.close($0.record.id)) } + carry(.removeModel(record.id))
         case .open, .fork:
-            guard let id = operation.sequence, var entry = state.sequences[id] else { return [] }
+            // One that is being closed already went with its model.
+            guard let id = operation.sequence, var entry = state.sequences[id], !entry.isClosing else { return [] }
             entry.isClosing = true
             return persist([.sequence(entry)]) + carry(.close(id))
         }
@@ -241,7 +250,7 @@ extension CoordinatorMachine {
         // In one transaction, however many there are.
         let changes = owed.sorted().compactMap { id -> StateChange? in
             guard var entry = state.sequences[id] else { return nil }
-            if entry.isClosing { return .sequenceRemoved(id) }
+            if state.isClosing(entry) { return .sequenceRemoved(id) }
             entry.fork = nil
             entry.truncateLength = nil
             return .sequence(entry)

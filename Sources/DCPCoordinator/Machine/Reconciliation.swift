@@ -74,7 +74,10 @@ package struct Reconciliation {
         precondition(!isComplete)
         let ids = state.sequenceOrder.ids(after: place, count: pieceCount)
         if let last = ids.last {
-            for id in ids { compare(state.sequences[id]!) }
+            for id in ids {
+                let entry = state.sequences[id]!
+                compare(entry, isClosing: state.isClosing(entry))
+            }
             place = last
         } else if lookedUp < parts.count {
             lookUpPiece(in: state)
@@ -104,11 +107,11 @@ package struct Reconciliation {
         }
     }
 
-    private mutating func compare(_ entry: SequenceEntry) {
+    private mutating func compare(_ entry: SequenceEntry, isClosing: Bool) {
         let id = entry.record.id
-        if entry.isClosing || entry.fork != nil || entry.truncateLength != nil { owed.insert(id) }
+        if isClosing || entry.fork != nil || entry.truncateLength != nil { owed.insert(id) }
         let held = parts.map { $0.holdings.sequences[id] }
-        if entry.isClosing {
+        if isClosing {
             for index in parts.indices where held[index] != nil { parts[index].closings.append(.close(id)) }
             return
         }

@@ -79,6 +79,9 @@ public struct CoordinatorState: Hashable, Sendable {
         return entries.first { !$0.isClosing } ?? entries.first
     }
 
+    /// Whether a join closes the sequence. One without its model has never had tokens: a rank has refused the model.
+    func isClosing(_ entry: SequenceEntry) -> Bool { entry.isClosing || models[entry.record.model] == nil }
+
     var sortedModels: [ModelRecord] { models.values.sorted { $0.id < $1.id } }
     /// By rising number.
     var sortedSequences: some Sequence<SequenceEntry> { sequenceOrder.lazy.map { sequences[$0]! } }
