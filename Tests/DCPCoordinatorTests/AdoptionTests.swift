@@ -234,6 +234,23 @@ struct AdoptionTests {
         #expect(questions(settled).isEmpty && Set(entries(third).keys) == ["s", "t"])
     }
 
+    @Test("a pin is refused until the directory is rebuilt, which would forget it")
+    func retention() throws {
+        let held = try held([s: 40])
+        var first = try Driver(adopts: true)
+        let adopted = adopt([held, held], &first)
+        first.confirm(adopted)
+        var joined = held
+        joined.epoch = first.machine.state.epoch
+
+        var again = Driver(restarting: first, adopts: true)
+        let refusal = try again.refusal(of: .pin(name: "s"))
+        #expect(refusal.code == .notReady && refusal.message.contains("`s`") && refusal.message.contains("rank 0"))
+        let adoptedAgain = adopt([joined, joined], &again)
+        again.confirm(adoptedAgain)
+        #expect(try again.carry(.pin(name: "s")).retention?.isPinned == true)
+    }
+
     @Test("a rank that is lost in the midst begins it anew; late answers count for nothing")
     func lostRank() throws {
         let held = try held([s: 40])

@@ -99,6 +99,31 @@ struct RetentionTests {
         #expect(aged(.seconds(900)).isEmpty)
     }
 
+    @Test("a retention that is set during a join reaches the ranks when the join is over, and only then")
+    func duringJoin() throws {
+        var driver = try ready(evict: .off, sequences: 2)
+        let model = try #require(driver.machine.state.models[ModelID(1)])
+        for rank in 0..<2 as Range<UInt16> {
+            driver.on { $0.linkClosed(Driver.link(rank), reason: ServiceError(.rankUnavailable, "gone")) }
+        }
+        for rank in 0..<2 as Range<UInt16> { driver.register(rank, epoch: driver.machine.state.epoch) }
+        let lengths = [SequenceID(1): 0, SequenceID(2): 0]
+        for rank in 0..<2 as Range<UInt16> {
+            driver.register(rank, epoch: driver.machine.state.epoch, models: [model], lengths: lengths)
+        }
+        // All is compared; the ranks still connect to each other.
+        #expect(driver.machine.phase == .joining)
+        let sent = driver.send(many: [RetainSequence(name: "s2", isPinned: true)])
+        #expect(kinds(sent) == ["persist", "answer reply"])
+        driver.linksReady(0)
+        let told = operations(driver.linksReady(1))
+        #expect(driver.machine.phase == .ready)
+        var pinned = Retention()
+        pinned.isPinned = true
+        #expect(told.map(\.operation) == [.retain(SequenceID(2), pinned), .retain(SequenceID(2), pinned)])
+        #expect(told.map(\.link) == [Driver.link(0), Driver.link(1)])
+    }
+
     @Test("retention is durable, recorded once, and comes back whole")
     func durable() throws {
         var driver = try ready(evict: .off, sequences: 1)

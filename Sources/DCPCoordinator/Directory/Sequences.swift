@@ -206,6 +206,12 @@ extension RetainSequence: DirectoryItem {
     package func carryOut(
         on machine: inout CoordinatorMachine, _ item: PendingItem<Self>, from tag: Tag, now: Duration
     ) throws(ServiceError) -> [CoordinatorMachine.Action] {
+        guard machine.adoption == nil else {
+            throw ServiceError(
+                .notReady,
+                "The directory is being rebuilt from the ranks' stores, which say how long `\(name)` stays: "
+                    + "\(machine.reason). Try again when the cluster is ready.")
+        }
         var entry = try machine.sequence(name)
         let before = entry.retention
         if let isPinned { entry.retention.isPinned = isPinned }
@@ -218,8 +224,21 @@ extension RetainSequence: DirectoryItem {
 }
 
 extension CoordinatorMachine {
-    /// An absent rank gets it at its join.
+    /// An absent rank gets it at its join. One that is joining may have been compared already: it gets it afterwards.
     fileprivate mutating func tellRetention(of entry: SequenceEntry) -> [Action] {
-        phase == .ready ? carry(.retain(entry.record.id, entry.retention)) : []
+        switch phase {
+        case .ready: return carry(.retain(entry.record.id, entry.retention))
+        case .joining:
+            lateRetentions.insert(entry.record.id)
+            return []
+        case .incomplete: return []
+        }
+    }
+
+    /// The join is over: tells the ranks what was set during it.
+    mutating func tellLateRetentions() -> [Action] {
+        let late = lateRetentions.sorted().compactMap { state.sequences[$0] }.filter { !$0.isClosing }
+        lateRetentions = []
+        return late.flatMap { carry(.retain($0.record.id, $0.retention)) }
     }
 }

@@ -80,6 +80,7 @@ extension CoordinatorMachine {
     /// All ranks have registered: a new epoch begins.
     mutating func join() -> [Action] {
         phase = .joining
+        lateRetentions = []
         for rank in state.shape.allRanks {
             update(rank) {
                 $0.hasJoined = false
@@ -170,7 +171,7 @@ extension CoordinatorMachine {
             actions.append(.answer(.reply(topology, to: GetTopology.self), waiter.tag, to: waiter.link))
         }
         waiters = []
-        return actions
+        return actions + tellLateRetentions()
     }
 
     public mutating func linkClosed(_ link: LinkID, reason: ServiceError) -> [Action] {

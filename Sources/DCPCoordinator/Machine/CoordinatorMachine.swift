@@ -85,6 +85,8 @@ public struct CoordinatorMachine: Sendable {
     var claims = Claims()
     /// Sequences with recorded pending changes, which are applied when the reconciliation's operations are confirmed.
     var owed: Set<SequenceID> = []
+    /// Sequences whose retention was set during the join.
+    var lateRetentions: Set<SequenceID> = []
     /// The length at which a rank refused to create a fork in the last join.
     var refusedForks: [SequenceID: Int] = [:]
     /// Sequences on ranks that were not in the directory at the last join.
