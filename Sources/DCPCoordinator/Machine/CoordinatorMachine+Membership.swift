@@ -184,7 +184,8 @@ extension CoordinatorMachine {
     /// Time passed: leases end, and waiting clients are answered.
     /// - Parameter isLate: something else took the loop's time. What ranks have sent meanwhile may be unread: no lease
     ///   ends now.
-    public mutating func tick(now: Duration, isLate: Bool = false) -> [Action] {
+    /// - Parameter recordsMarks: not while changes wait for room on the disk, because marks rise with every commit.
+    public mutating func tick(now: Duration, isLate: Bool = false, recordsMarks: Bool = true) -> [Action] {
         var actions: [Action] = []
         for (rank, member) in members where !isLate && now - member.lastHeard > lease {
             let reason = "it sent nothing for its whole lease of \(lease)"
@@ -195,7 +196,7 @@ extension CoordinatorMachine {
         let (due, waiting) = (waiters.filter { $0.deadline <= now }, waiters.filter { $0.deadline > now })
         waiters = waiting
         actions += due.map { .answer(.reply(topology, to: GetTopology.self), $0.tag, to: $0.link) }
-        return actions + endLateCopying(now: now) + recordMarks(now: now) + resendPostponed()
+        return actions + endLateCopying(now: now) + (recordsMarks ? recordMarks(now: now) : []) + resendPostponed()
             + dropUnknownSequences(now: now)
             + evictAged(now: now)
     }

@@ -254,5 +254,9 @@ public enum CoordinatorEvent: Sendable {
     /// The coordinator closes a sequence on its own decision.
     case evicted(SequenceID, name: String, EvictionCause)
     case refused(peer: String, RefusalCause, ServiceError)
+    /// Changes find no room on the disk of the state, and wait.
+    case diskFull(ServiceError)
+    /// They have found room.
+    case diskHasRoom
     case fatal(ServiceError)
 }

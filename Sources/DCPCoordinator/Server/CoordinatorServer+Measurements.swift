@@ -35,7 +35,7 @@ package struct CoordinatorCounters: Sendable {
         case .operationFailed(_, let error): operationsFailed.count(error.code)
         case .refused(_, let cause, let error): if cause.concernsFrame { framesRefused.count(error.code) }
         case .listening, .rankRegistered, .rankRefused, .gaveUp, .joining, .ready, .adopted, .unknownSequences,
-            .droppedUnknown, .fatal:
+            .droppedUnknown, .diskFull, .diskHasRoom, .fatal:
             break
         }
     }

@@ -58,6 +58,8 @@ public final class CoordinatorServer {
     private var nextLink: UInt64 = 1
     private var actions = ActionQueue()
     private var isPerforming = false
+    /// Set while the disk of the state has no room: changes wait, and what clients ask for is refused with this.
+    private var refusal: ServiceError?
     private static let tickPeriod = TimeAmount.milliseconds(50)
     private var ticker: RepeatedTask?
     private var lastTick: NIODeadline
@@ -107,7 +109,7 @@ public final class CoordinatorServer {
         // After a long turn links are read before the next tick: that one is not late, however long it takes.
         let isLate = !wasLate && eventLoop.now - lastTick > Self.tickPeriod * 4
         (lastTick, wasLate) = (eventLoop.now, isLate)
-        perform(machine.tick(now: now, isLate: isLate))
+        perform(machine.tick(now: now, isLate: isLate, recordsMarks: refusal == nil))
     }
 
     /// Stops and closes links; persisted changes stay. Ranks keep serving.
@@ -190,20 +192,43 @@ public final class CoordinatorServer {
 
     private func persist(_ changes: [StateChange]) {
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
-        let eventLoop = eventLoop
+        let (store, eventLoop) = (store, eventLoop)
         store.persist(changes) { result in
+            let isDiskFull = store.isDiskFull
             eventLoop.execute {
                 let server = bound.value
                 switch result {
                 case .success:
                     FailPoint.coordinatorPersisted.pass()
+                    if server.refusal != nil {
+                        server.refusal = nil
+                        server.observe(.diskHasRoom)
+                    }
                     server.actions.persisted()
                     server.perform([])
+                case .failure(let error) where isDiskFull: server.wait(for: changes, error)
                 case .failure(let error):
                     // Changes cannot be persisted: nothing more is answered, and the daemon exits.
                     server.observe(.fatal(error))
                 }
             }
+        }
+    }
+
+    /// The disk has no room for changes. An exit would not give it any, and each start begins a new epoch: they are tried
+    /// again, and all that depends on them waits.
+    private func wait(for changes: [StateChange], _ error: ServiceError) {
+        if refusal == nil {
+            let refusal = ServiceError(
+                .storeFull,
+                "The disk of the coordinator's state has no room, so nothing is recorded: free space on it; the "
+                    + "coordinator tries again every second. (\(error.message))")
+            self.refusal = refusal
+            observe(.diskFull(refusal))
+        }
+        let bound = NIOLoopBound(self, eventLoop: eventLoop)
+        eventLoop.scheduleTask(in: .seconds(1)) {
+            if !bound.value.isStopped { bound.value.persist(changes) }
         }
     }
 
@@ -266,6 +291,9 @@ extension CoordinatorServer: LinkDelegate {
         case .failure(let error) where isRank:
             perform(machine.operationFailed(id, number: frame.tag.number, error))
         case .request(let body) where !isRank:
+            // Every answer would wait for the changes before it: clients would hear of it after their deadlines, and
+            // requests would pile up.
+            if let refusal { return send(.failure(refusal), frame.tag, to: id) }
             do throws(ServiceError) {
                 try Self.requests.handle(body, of: frame, from: link, by: self)
             } catch {

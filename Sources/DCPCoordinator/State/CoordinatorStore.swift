@@ -3,6 +3,8 @@
 public import DCPCore
 public import DCPStore
 internal import DCPWire
+internal import Glibc
+internal import Synchronization
 
 /// The coordinator's state on disk: one LMDB environment with the table `directory` (see `StateCoding`).
 ///
@@ -15,6 +17,9 @@ public final class CoordinatorStore: Sendable {
     public let initialState: CoordinatorState
     /// There was nothing before.
     public let isNew: Bool
+    /// What every state begins with, if there is none yet. Written with each change until it is on the disk.
+    private let base: [StateCoding.Record]
+    private let hasBase = Atomic(false)
 
     /// Address space only: the file grows as it is filled. A million sequences with long names take 0.8 GB, and an
     /// adoption rewrites them in one transaction, which frees no page of the old ones before it commits.
@@ -45,6 +50,10 @@ public final class CoordinatorStore: Sendable {
             var state = try Self.state(of: records, shape: shape, directory: directory)
             if state.cluster == .none { state.apply(.cluster(newClusterID)) }
             initialState = state
+            base =
+                state.epoch == .none
+                ? [StateCoding.superblock(), StateCoding.encode(shape), StateCoding.encode(.cluster(state.cluster))]
+                : []
         } catch {
             throw ServiceError(any: error, rank: nil)
         }
@@ -56,24 +65,24 @@ public final class CoordinatorStore: Sendable {
         } catch {
             throw ServiceError(error, rank: nil)
         }
-        persist([
-            StateCoding.superblock(), StateCoding.encode(shape), StateCoding.encode(.cluster(initialState.cluster)),
-        ]) { _ in }
+        persist([]) { _ in }
     }
 
     /// As `Writer.busySince`.
     public var writerBusySince: UInt64? { writer.busySince }
 
+    /// Whether the last change found no room on the disk: nothing of it was written, and it can be tried again. To be
+    /// asked in its completion.
+    package var isDiskFull: Bool {
+        guard case .refused(let code) = writer.health.condition else { return false }
+        return code == ENOSPC || code == EDQUOT
+    }
+
     /// Makes changes durable, all or none. The completion is called on the writer's thread.
     public func persist(
         _ changes: [StateChange], completion: @escaping @Sendable (Result<Void, ServiceError>) -> Void
     ) {
-        persist(changes.map { StateCoding.encode($0) }, completion: completion)
-    }
-
-    private func persist(
-        _ records: [StateCoding.Record], completion: @escaping @Sendable (Result<Void, ServiceError>) -> Void
-    ) {
+        let records = (hasBase.load(ordering: .relaxed) ? [] : base) + changes.map { StateCoding.encode($0) }
         writer.submit(
             WriteJob(
                 body: { [table] transaction in
@@ -85,7 +94,10 @@ public final class CoordinatorStore: Sendable {
                         }
                     }
                 },
-                completion: { result in completion(result.mapError { ServiceError(any: $0, rank: nil) }) }))
+                completion: { [weak self] result in
+                    if case .success = result, let self { self.hasBase.store(true, ordering: .relaxed) }
+                    completion(result.mapError { ServiceError(any: $0, rank: nil) })
+                }))
     }
 
     /// Holds the state as it is on the disk, for a backup.

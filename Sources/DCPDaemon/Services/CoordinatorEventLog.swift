@@ -93,6 +93,9 @@ struct CoordinatorEventLog {
                     "peer": "\(peer)", "cause": "\(cause.rawValue)", "error": "\(error.code)",
                     "reason": "\(error.message)",
                 ])
+        case .diskFull(let error):
+            logger.error("The coordinator cannot record changes", metadata: ["reason": "\(error.message)"])
+        case .diskHasRoom: logger.notice("The coordinator records changes again")
         case .fatal: break  // Logged once, with the exit.
         }
     }

@@ -14,28 +14,85 @@ extension Integration {
     struct FullDiskTests {
         @Test("TRAPS 12: a rank's full disk fails commits and new tokens alike on all ranks, retryably; space heals it")
         func fullDisk() async throws {
+            let trace = Trace(try shape(4, 4, 64, 64, .float32), tokens: 3000, salt: 700)
+            try await withSmallDisk(of: .rank(RankIndex(1))) { cluster, _ in try await fill(trace, cluster) }
+        }
+
+        /// Runs a body with a cluster of two ranks, one of whose daemons has 2 MiB of disk.
+        private func withSmallDisk(
+            of role: DaemonRole, _ body: (TestCluster, TemporaryDirectory) async throws -> Void
+        ) async throws {
             let disk = TemporaryDirectory()
             guard geteuid() == 0, mount("tmpfs", disk.path, "tmpfs", 0, "size=2m") == 0 else {
                 try Test.cancel("A small disk can be mounted by root only.")
             }
             defer { umount2(disk.path, Int32(MNT_DETACH)) }
-            let trace = Trace(try shape(4, 4, 64, 64, .float32), tokens: 3000, salt: 700)
             let directory = TemporaryDirectory()
-            // Rank 1's store is on the small disk.
             let place = try LocalClusterDirectory(path: directory.path("c"))
             try FileManager.default.createDirectory(atPath: place.path, withIntermediateDirectories: true)
-            symlink(disk.path, place.data(of: .rank(RankIndex(1))))
+            symlink(disk.path, place.data(of: role))
             let cluster = try TestCluster(
                 directory: directory,
                 local: LocalCluster.start(in: place, options: ClusterSetup(ranks: 2, blockTokens: 64).options))
             do {
                 try await cluster.waitUntilReady()
-                try await fill(trace, cluster)
+                try await body(cluster, disk)
             } catch {
                 await cluster.local.stop(deadline: .seconds(30))
                 throw error
             }
             await cluster.local.stop(deadline: .seconds(30))
+        }
+
+        @Test(
+            "a full disk of the coordinator's state: requests are refused retryably, and the daemon stays; space heals it"
+        )
+        func coordinator() async throws {
+            let trace = Trace(try shape(4, 4, 64, 64, .float32), tokens: 20, salt: 701)
+            try await withSmallDisk(of: .coordinator) { cluster, disk in
+                let daemon = try #require(cluster.local.daemon(.coordinator)).pid
+                // Who was not answered before the disk was found to be full waits in vain.
+                let client = try await Cluster.connectWhenReady(
+                    to: Endpoint(cluster.local.coordinatorEndpoint), wait: .seconds(90),
+                    timeouts: Cluster.Timeouts(request: .seconds(3)))
+                let sequence = try await client.open(trace, "s", model: "m")
+                _ = try await client.play(trace, Cuts([0, 10]), on: sequence)
+                let epoch = try await client.readyTopology().epoch
+                let filler = disk.path("filler")
+                try Self.fill(filler)
+                // More than the free pages of the state's file take.
+                let names = (0..<2000).map { "s-\($0)" }
+                let waited = await #expect(throws: ServiceError.self) {
+                    try await client.openSequences(names, model: "m")
+                }
+                #expect(waited?.isRetryable == true, "\(String(describing: waited))")
+                let refused = await #expect(throws: ServiceError.self) {
+                    try await client.openSequence("one", model: "m")
+                }
+                #expect(refused?.code == .storeFull && refused?.isRetryable == true)
+                #expect(refused?.message.contains("free space") == true, "\(String(describing: refused))")
+                // The ranks serve what is open.
+                _ = try await client.step(trace, 10..<20, on: sequence)
+                try FileManager.default.removeItem(atPath: filler)
+                var outages = Outages(allowance: .seconds(60))
+                let opened = try await client.persistently(&outages) { () async throws(ServiceError) in
+                    try await client.openSequences(names, model: "m")
+                }
+                for result in opened { _ = try result.get() }
+                #expect(opened.count == names.count)
+                #expect(cluster.local.daemon(.coordinator)?.pid == daemon)
+                #expect(try await client.topology().epoch == epoch)
+                await client.close()
+            }
+        }
+
+        /// Writes a file that takes all room of its disk.
+        private static func fill(_ path: String) throws {
+            let descriptor = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
+            guard descriptor >= 0 else { throw POSIXError(POSIXErrorCode(rawValue: errno) ?? .EIO) }
+            defer { close(descriptor) }
+            let page = [UInt8](repeating: 1, count: 4096)
+            while write(descriptor, page, page.count) == page.count {}
         }
 
         private func fill(_ trace: Trace, _ cluster: TestCluster) async throws {
