@@ -61,11 +61,11 @@ final class Faults: @unchecked Sendable {
         case .bitFlip:
             // At rest: a rank reads its blocks from the disk at its first use of them after a start, and checks them then.
             rank.kill()
-            if rank.disk.flipBit() { simulation.hasDamage = true }
+            if rank.disk.flipBit() { rank.hasDamage = true }
             restart(rank, downTime)
         case .tornPage:
             rank.kill()
-            if rank.disk.tearPage() { simulation.hasDamage = true }
+            if rank.disk.tearPage() { rank.hasDamage = true }
             restart(rank, downTime)
         case .twin:
             rank.startTwin(

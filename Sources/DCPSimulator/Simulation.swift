@@ -69,8 +69,6 @@ public final class Simulation: @unchecked Sendable {
     private let seed: UInt64
     private let steps: Int
     private(set) var isCalm = false
-    /// A bit of a stored block has been flipped.
-    var hasDamage = false
     private(set) var coordinator: CoordinatorNode!
     private(set) var ranks: [RankNode] = []
     private(set) var clients: [SimulatedClient] = []
@@ -196,7 +194,7 @@ public final class Simulation: @unchecked Sendable {
                 let findings = try rank.verify()
                 if let leftover = findings.first(where: { !$0.kind.isDamage }) {
                     violate(.leftover, leftover.message)
-                } else if !hasDamage, let damage = findings.first {
+                } else if !rank.hasDamage, let damage = findings.first {
                     violate(.lostCommit, damage.message)
                 }
             } catch {
@@ -247,6 +245,9 @@ public final class Simulation: @unchecked Sendable {
     }
 
     // MARK: What is noticed
+
+    /// Whether a stored block of some rank has been damaged.
+    var hasDamage: Bool { ranks.contains(where: \.hasDamage) }
 
     /// The first counts: what follows a broken rule proves nothing.
     func violate(_ rule: Violation.Rule, _ message: String) {
@@ -308,9 +309,9 @@ public final class Simulation: @unchecked Sendable {
         violate(.endlessWait, "\(client) had no answer to a \(request), and nothing is wrong any more")
     }
 
-    func fatal(_ name: String, _ error: ServiceError) {
+    func fatal(_ rank: RankNode, _ error: ServiceError) {
         count("fatal")
-        if !hasDamage, !isAwaitingRestart(error) { violate(.refusedStart, "\(name) ends: \(error)") }
+        if !rank.hasDamage, !isAwaitingRestart(error) { violate(.refusedStart, "\(rank.name) ends: \(error)") }
     }
 
     /// What the rank had not synced is not promised any more.

@@ -25,7 +25,10 @@ struct SimulationTests {
             "partition", "halfPartition", "reset", "slow", "bitFlip", "tornPage", "fullDisk", "failedSync",
             "timeouts", "overcommits", "closed together", "steps with a window", "steps with sinks",
             "steps with values of the keys", "models of several kinds", "spilled blocks",
-            "pieces dealt while others wait", "forks of uncommitted tokens",
+            "pieces dealt while others wait", "forks of uncommitted tokens", "backups", "restored backups", "twin",
+            "older store refused", "older state refused", "directories adopted", "matches", "store in pieces",
+            "payloads in shared memory", "kill soon", "steps that commit", "steps beyond the limits",
+            "steps of queries alone",
         ] {
             #expect(counts[what] ?? 0 > 0, "no \(what) in \(counts)")
         }

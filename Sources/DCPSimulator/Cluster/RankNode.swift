@@ -19,6 +19,8 @@ final class RankNode: @unchecked Sendable {
     /// Connections that a loss of power has left open at their other ends.
     private var dangling: [SimulatedChannel] = []
     private var starts = 0
+    /// A stored block has been damaged.
+    var hasDamage = false
     /// Whether it runs on a copy of another's disk, beside that one.
     private let isTwin: Bool
     private var twin: RankNode?
@@ -127,7 +129,7 @@ final class RankNode: @unchecked Sendable {
         switch event {
         case .fatal where newer != nil: putNewerBack()
         case .fatal(let error):
-            if !simulation.coordinator.explains(error) { simulation.fatal(name, error) }
+            if !simulation.coordinator.explains(error) { simulation.fatal(self, error) }
             // As systemd would: the daemon ends and is started again.
             replace(process, after: 0)
         case .storeCondition(let refusal) where refusal?.code == .storeDamaged:
@@ -176,8 +178,8 @@ final class RankNode: @unchecked Sendable {
             server.stop().whenComplete { [weak self] _ in
                 self?.simulation.world.after(0, nil, "stopped") { [weak self] in
                     guard let self, self.process === process else { return }
+                    // Which syncs what was written.
                     cache?.close()
-                    disk.sync()
                     kill()
                     done()
                 }
