@@ -86,6 +86,10 @@ public final class Simulation: @unchecked Sendable {
 
     private static let faultSeconds = 40
     private static let calmSeconds = 180
+    /// After the faults: processes start, copies of stores end, ranks join.
+    private static let settlingSeconds = 20
+    /// Longer than a connection stalls before it is given up, so that only what nobody notices takes as long.
+    private static let calmTimeout = Duration.seconds(8)
     private static let deletionSeconds = 60
 
     /// - Parameters:
@@ -221,6 +225,13 @@ public final class Simulation: @unchecked Sendable {
         }
     }
 
+    /// Nothing goes wrong any more, and what had gone wrong is over.
+    var isSettled: Bool { isCalm && world.now > calmTime + UInt64(Self.settlingSeconds) * 1_000_000_000 }
+
+    /// Among faults a client may give up early. Afterwards a request that is not answered in time hangs.
+    var stepTimeout: Duration { isCalm ? Self.calmTimeout : knobs.stepTimeout }
+    var requestTimeout: Duration { isCalm ? Self.calmTimeout : knobs.requestTimeout }
+
     /// Those that live, in a fixed order.
     var processes: [Process] {
         [coordinator.process].compactMap { $0 } + ranks.compactMap(\.process) + clients.map(\.process)
@@ -304,8 +315,7 @@ public final class Simulation: @unchecked Sendable {
 
     func timedOut(_ client: String, _ request: String) {
         count("timeouts")
-        // Time for what was sent before the calm, and for the cluster to become complete.
-        guard isCalm, world.now > calmTime + 60_000_000_000 else { return }
+        guard isSettled else { return }
         violate(.endlessWait, "\(client) had no answer to a \(request), and nothing is wrong any more")
     }
 

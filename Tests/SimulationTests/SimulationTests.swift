@@ -76,7 +76,7 @@ struct SimulationTests {
             ("commit", ["lost commit", "wrong prefix"]), ("epoch", ["two epochs"]),
             ("append", ["answered, not in place", "wrong refusal", "wrong answer"]),
             ("window", ["wrong answer"]), ("sink", ["wrong answer"]), ("match", ["wrong prefix"]),
-            ("turns", ["unfair turns"]),
+            ("turns", ["unfair turns"]), ("message", ["endless wait"]),
         ])
     func canary(rule: String, expected: [String]) async throws {
         let outcome = try await Simulator.run("run", "--seed", "1", "--seeds", "50", "--canary", rule, "--json")

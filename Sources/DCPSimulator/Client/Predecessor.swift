@@ -69,7 +69,7 @@ final class Predecessor {
             default: message = .request(Many([CutUncommitted(cut)]))
             }
             let frame = Frame(epoch: epoch, tag: tag, message: message)
-            connections[rank]!.request(frame, timeout: simulation.knobs.requestTimeout) { [simulation] result in
+            connections[rank]!.request(frame, timeout: simulation.requestTimeout) { [simulation] result in
                 guard case .success(let answer) = result, !Self.isRefusal(answer, of: kind) else { return }
                 simulation.violate(
                     .overruledClaim,
@@ -99,7 +99,7 @@ final class Predecessor {
         let owned = cluster.layout.owner(ofPosition: position) == cluster.contextRank(of: rank) ? 1 : 0
         return StepRequest(
             model: model.id, queryMode: .absent, wantsLSE: false,
-            timeoutMilliseconds: UInt32(simulation.knobs.stepTimeout.nanoseconds / 1_000_000),
+            timeoutMilliseconds: UInt32(simulation.stepTimeout.nanoseconds / 1_000_000),
             entries: [StepRequest.Entry(sequence: sequence, position: position, count: 1, claim: claim)],
             queryDataType: .float32,
             keyValueDataType: .float32, queryHeads: 0, kvHeads: heads, keyDim: keyDim, valueDim: valueDim,

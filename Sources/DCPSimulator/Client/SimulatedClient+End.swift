@@ -8,14 +8,20 @@ internal import DCPWire
 extension SimulatedClient {
     /// One more token for every sequence, whose attention reads all that was kept, and a commit of all.
     func verify() {
-        guard simulation.isCalm else {
+        guard simulation.isSettled else {
             // Until the faults stop there is always something to do.
-            doing = "waiting for the faults to stop"
+            doing = "waiting for the faults and what follows from them to end"
             let turn = turn
             world.after(UInt64(50_000_000), process, "wait") { [self] in
                 if turn == self.turn { next() }
             }
             return
+        }
+        guard isSettled else {
+            // From here on a request that is not answered in time breaks a rule.
+            isSettled = true
+            remaining = 3
+            return sequences.isEmpty ? finish() : next()
         }
         guard !sequences.isEmpty else { return finish() }
         doing = "verifying"
@@ -27,7 +33,7 @@ extension SimulatedClient {
         guard layer < simulation.knobs.model.layers else {
             for sequence in sequences { sequence.askedLength = max(sequence.askedLength, sequence.length) }
             return askRanks(
-                Commit(sequences.map { part($0.length, of: $0) }), timeout: simulation.knobs.requestTimeout
+                Commit(sequences.map { part($0.length, of: $0) }), timeout: simulation.requestTimeout
             ) { [self] result in
                 switch result {
                 case .success: match { [self] in closeTogether() }
@@ -38,7 +44,7 @@ extension SimulatedClient {
         let step = SentStep(
             all.map { ($0.0, $0.1 - $0.0.layers[layer].count) }, claims: claims, layer: layer,
             tag: takeTag(layer: layer),
-            model: model!, cluster: cluster, mode: .gather, timeout: simulation.knobs.stepTimeout,
+            model: model!, cluster: cluster, mode: .gather, timeout: simulation.stepTimeout,
             random: &world.random)
         send(step) { [self] in verify(all, layer: layer + 1) }
     }
@@ -69,7 +75,7 @@ extension SimulatedClient {
         answered: @escaping (AnyItem.Answer) -> Void
     ) {
         let turn = turn
-        askCoordinator(item, timeout: simulation.knobs.requestTimeout) { [self] result in
+        askCoordinator(item, timeout: simulation.requestTimeout) { [self] result in
             switch result {
             case .success(let answer): answered(answer)
             // A request that was not answered had closed it.

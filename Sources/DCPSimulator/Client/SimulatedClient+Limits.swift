@@ -16,7 +16,7 @@ extension SimulatedClient {
         let mode = modes[world.draw(0...2)]
         let step = SentStep(
             [(sequence, world.draw(1...24))], claims: claims, layer: layer, tag: takeTag(layer: layer), model: model!,
-            cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout, random: &world.random)
+            cluster: cluster, mode: mode, timeout: simulation.stepTimeout, random: &world.random)
         // The step is not recorded in the reference: a rank that appends it has more than was sent.
         sequence.cut(layer, to: position)
         // A rank without query heads receives no queries, and no rank receives values that its keys contain.
@@ -26,7 +26,7 @@ extension SimulatedClient {
         simulation.count("steps beyond the limits")
         askRanks(
             step.requests(beyondLimitsIn: tensor, mode, random: &world.random), tag: step.tag,
-            timeout: simulation.knobs.stepTimeout + .seconds(2)
+            timeout: simulation.stepTimeout + .seconds(2)
         ) { [self] rank, frame, _ in
             simulation.violate(.wrongAnswer, "\(name): \(rank) answered \(frame.tag), with numbers beyond its limits")
         } done: { [self] result in

@@ -36,7 +36,7 @@ extension SimulatedClient {
 
     /// Takes the least that any rank has, as a client does before it goes on from there.
     private func confirm(_ found: HeldLength, _ wanted: [UInt32], _ then: @escaping () -> Void) {
-        askRanks(Many([GetSequenceStatus(found.sequence)]), timeout: simulation.knobs.requestTimeout) {
+        askRanks(Many([GetSequenceStatus(found.sequence)]), timeout: simulation.requestTimeout) {
             [self] result in
             switch result {
             case .success(let replies):
@@ -56,7 +56,7 @@ extension SimulatedClient {
     private func check(_ sequence: SequenceID, _ promised: [UInt32], _ then: @escaping () -> Void) {
         let isOwn = sequences.contains { $0.record?.id == sequence }
         let request = ReadTokens(sequence, start: 0, count: promised.count, wantsAnnotation: true)
-        askRanks(request, timeout: simulation.knobs.requestTimeout) { [self] result in
+        askRanks(request, timeout: simulation.requestTimeout) { [self] result in
             switch result {
             case .success(let replies):
                 for rank in cluster.allRanks where isOwn && replies[rank]!.ids != promised {
@@ -77,7 +77,7 @@ extension SimulatedClient {
         let turn = turn
         let message = Message.request(request)
         let frame = Frame(epoch: topology!.epoch, tag: takeTag(), message: message)
-        connection(to: rank).request(frame, timeout: simulation.knobs.requestTimeout) { [self] result in
+        connection(to: rank).request(frame, timeout: simulation.requestTimeout) { [self] result in
             noteTimeout(result, message)
             guard turn == self.turn, !isFinished else { return }
             switch result.flatMap({ frame in Result { () throws(ServiceError) in try frame.reply(to: R.self) } }) {

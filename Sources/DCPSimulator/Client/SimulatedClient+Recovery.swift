@@ -37,7 +37,7 @@ extension SimulatedClient {
 
     private func askTopology() {
         askCoordinator(
-            GetTopology(waitMilliseconds: 1000), timeout: .seconds(1) + simulation.knobs.requestTimeout
+            GetTopology(waitMilliseconds: 1000), timeout: .seconds(1) + simulation.requestTimeout
         ) { [self] result in
             switch result {
             case .success(let topology) where topology.phase == .ready:
@@ -71,7 +71,7 @@ extension SimulatedClient {
             let message = request(claim).message
             coordinator?.request(
                 Frame(epoch: topology?.epoch ?? .none, tag: takeTag(), message: message),
-                timeout: simulation.knobs.requestTimeout
+                timeout: simulation.requestTimeout
             ) { [self] result in
                 noteTimeout(result, message)
                 if !wish.isRepeated, case .failure(let error) = result, error.code == .rankUnavailable { recorded() }
@@ -85,7 +85,7 @@ extension SimulatedClient {
         done: @escaping (AnyItem.Answer) -> Void
     ) {
         doing = "asking the directory for \(item)"
-        askCoordinator(item, timeout: simulation.knobs.requestTimeout) { [self] result in
+        askCoordinator(item, timeout: simulation.requestTimeout) { [self] result in
             switch result {
             case .success(let answer): done(answer)
             case .failure(let error) where error.isRetryable || simulation.isAwaitingRestart(error):
@@ -106,7 +106,7 @@ extension SimulatedClient {
         guard let sequence = rest.first else { return resume() }
         doing = "claiming \(sequence.name)"
         askCoordinator(
-            AnyItem(ClaimSequence(sequence.record!.id, held: .none)), timeout: simulation.knobs.requestTimeout
+            AnyItem(ClaimSequence(sequence.record!.id, held: .none)), timeout: simulation.requestTimeout
         ) { [self] result in
             switch result {
             case .success(let answer):
@@ -150,7 +150,7 @@ extension SimulatedClient {
         var isCurrent = true
         askRanks(
             Many(sequences.compactMap { $0.record.map { GetSequenceStatus($0.id) } }),
-            timeout: simulation.knobs.requestTimeout,
+            timeout: simulation.requestTimeout,
             each: { _, frame, _ in isCurrent = isCurrent && frame.epoch == epoch }
         ) { [self] result in
             switch result {
@@ -177,7 +177,7 @@ extension SimulatedClient {
     private func rewind(_ rest: [(ModelSequence, Int)], done: @escaping () -> Void) {
         guard let (sequence, length) = rest.first else { return done() }
         askRanks(
-            Many([CutUncommitted(self.length(length, of: sequence))]), timeout: simulation.knobs.requestTimeout
+            Many([CutUncommitted(self.length(length, of: sequence))]), timeout: simulation.requestTimeout
         ) { [self] result in
             let refusals = result.map { $0.sorted { $0.key < $1.key }.flatMap(\.value.answers) }.map { answers in
                 answers.compactMap { answer -> ServiceError? in

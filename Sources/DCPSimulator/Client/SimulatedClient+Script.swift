@@ -65,7 +65,7 @@ extension SimulatedClient {
                     var step = SentStep(
                         chosen.map { ($0, end - $0.layers[layer].count) }, claims: claims, layer: layer,
                         tag: takeTag(layer: layer),
-                        model: model!, cluster: cluster, mode: form, timeout: simulation.knobs.stepTimeout,
+                        model: model!, cluster: cluster, mode: form, timeout: simulation.stepTimeout,
                         random: &world.random)
                     if commits, isLast {
                         simulation.count("steps that commit")
@@ -113,7 +113,7 @@ extension SimulatedClient {
         }
         return SentStep(
             queriesAt: entries, claims: claims, layer: layer, tag: takeTag(layer: layer), model: model!,
-            cluster: cluster, mode: mode, timeout: simulation.knobs.stepTimeout, random: &world.random)
+            cluster: cluster, mode: mode, timeout: simulation.stepTimeout, random: &world.random)
     }
 
     /// Crashes soon, in the middle of what it has just begun, or does not.
@@ -144,7 +144,7 @@ extension SimulatedClient {
         let losses = losses
         askRanks(
             step.requests, tag: tag ?? step.tag,
-            timeout: simulation.knobs.stepTimeout + .seconds(2)
+            timeout: simulation.stepTimeout + .seconds(2)
         ) { [self] rank, frame, result in
             if let fault = step.fault(in: result, from: rank) {
                 simulation.violate(.wrongAnswer, "\(name): \(rank) answered \(frame.tag) wrongly: \(fault)")
@@ -192,7 +192,7 @@ extension SimulatedClient {
         for (sequence, length) in lengths { sequence.askedLength = max(sequence.askedLength, length) }
         let losses = losses
         askRanks(
-            Commit(lengths.map { part($0.1, of: $0.0) }), timeout: simulation.knobs.requestTimeout
+            Commit(lengths.map { part($0.1, of: $0.0) }), timeout: simulation.requestTimeout
         ) { [self] result in
             switch result {
             case .success:
@@ -237,7 +237,7 @@ extension SimulatedClient {
         let length = sent + 10 * Self.lengthMax
         simulation.count("overcommits")
         askRanks(
-            Commit([self.length(length, of: sequence)]), timeout: simulation.knobs.requestTimeout
+            Commit([self.length(length, of: sequence)]), timeout: simulation.requestTimeout
         ) { [self] rank, _, _ in
             simulation.violate(
                 .lostCommit, "\(rank) acknowledged \(length) tokens of \(sequence.name), of which \(sent) were sent")

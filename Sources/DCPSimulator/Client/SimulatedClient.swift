@@ -46,6 +46,8 @@ final class SimulatedClient: @unchecked Sendable {
     /// It has crashed and not resumed since: of its sequences it knows what the ranks hold, and nothing else.
     var isNew = false
     private(set) var hasCrashed = false
+    /// It goes on after the faults and what followed from them.
+    var isSettled = false
     /// Ranks had no room for more that is not committed.
     var mustCommit = false
 

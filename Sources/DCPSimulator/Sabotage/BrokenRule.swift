@@ -17,4 +17,6 @@ package enum BrokenRule: String, CaseIterable, Sendable {
     case match
     /// Gives free threads to prefills before decode steps.
     case turns
+    /// Loses a message to another rank now and then.
+    case message
 }

@@ -19,9 +19,13 @@ final class Sabotage: @unchecked Sendable {
     /// As the coordinator knows them.
     private var models: [ModelID: ModelRecord] = [:]
     private var firstEpochs: [RankIndex: Epoch] = [:]
+    private var peerMessages = 0
 
     /// The natural logarithm of 2: a sink that is higher by it weighs twice as much.
     private static let logOfTwo: Float = 0.693_147_2
+
+    /// Of the messages between ranks one in so many is lost.
+    private static let lossPeriod = 40
 
     init(_ rule: BrokenRule, of cluster: ClusterShape) {
         self.rule = rule
@@ -73,6 +77,16 @@ final class Sabotage: @unchecked Sendable {
         return frame
     }
 
+    /// Whether a frame that a rank sends is lost.
+    func loses(_ frame: Frame) -> Bool {
+        guard rule == .message else { return false }
+        switch frame.message {
+        case .query, .partial, .logSumExp, .corrected, .appended: peerMessages += 1
+        default: return false
+        }
+        return peerMessages % Self.lossPeriod == 0
+    }
+
     /// The answer to a request that the rank has taken up and not answered yet; nil where it is left to the rank.
     func answer(to frame: Frame) -> Message? {
         guard case .request(let body) = frame.message else { return nil }
@@ -106,7 +120,7 @@ final class Sabotage: @unchecked Sendable {
                 return try ModelDescription(
                     layers: (0..<model.layers).map { model[$0] }, kvFormat: model.kvFormat,
                     sinks: model.sinks.map { $0.map { $0 + Self.logOfTwo } }, revision: model.revision)
-            case .commit, .epoch, .append, .match, .turns: return nil
+            case .commit, .epoch, .append, .match, .turns, .message: return nil
             }
         } catch {
             preconditionFailure("a valid model stays valid: \(error)")
