@@ -36,6 +36,9 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
     /// The map has no page left for a transaction, or no run of pages; the disk may have.
     var isOutOfPages: Bool { code == .full && (cause == nil || cause == MDB_MAP_FULL) }
 
+    /// The disk has no block for a page, or does not write it.
+    var isRefusedByDisk: Bool { code == .full && !isOutOfPages }
+
     public var description: String {
         guard let cause else { return message }
         return "\(message) [\(Self.text(cause))]"
@@ -45,8 +48,8 @@ public struct StoreError: Error, Sendable, CustomStringConvertible {
 
     /// Maps a return code. `action` completes "could not ...".
     ///
-    /// EIO counts as full: on a full disk a `pwrite` of pages may fail with either, and after both a delete still
-    /// commits.
+    /// EIO counts as full: on a full disk a `pwrite` of pages may fail with either. After both a delete commits with
+    /// pages that are free inside the file: see `WriterCore.attempt`.
     static func lmdb(_ code: Int32, _ action: @autoclosure () -> String) -> StoreError {
         let what = action()
         switch code {

@@ -72,4 +72,91 @@ struct SmallDiskTests {
         #expect(conditions.next().condition == .writable)
         #expect(try FileManager.default.contentsOfDirectory(atPath: disk.path("store")).contains("dcp-probe") == false)
     }
+
+    @Test("no byte left: deletions make do with the pages that are free inside the file, and free the rest later")
+    func noByteLeft() throws {
+        guard let disk = SmallDisk(byteCount: 64 << 20) else {
+            try Test.cancel("A small disk can be mounted by root only.")
+        }
+        let environment = try Environment(
+            directory: disk.path("store"), mapByteCountMax: 1 << 30, tablesMax: 4, durability: .never)
+        var setup = try environment.beginSetup()
+        let counters = try setup.openTable("counters")
+        let records = try setup.openTable("records")
+        let rows = try setup.openTable("rows")
+        let blocks = try setup.openTable("blocks")
+        try setup.commit()
+        @Sendable func key(_ numbers: Int...) -> [UInt8] {
+            numbers.flatMap { number in withUnsafeBytes(of: UInt32(number).bigEndian) { Array($0) } }
+        }
+        let writer = try Writer(
+            environment: environment, durability: .never, queueDepthMax: 64,
+            turningOver: { try $0.put(counters, key(0), [0]) })
+        defer {
+            writer.close()
+            environment.close()
+            withExtendedLifetime(disk) {}
+        }
+        func run(isFreeing: Bool = false, _ body: @escaping @Sendable (inout WriteTransaction) throws -> Void) throws {
+            let done = Outcome()
+            writer.submit(WriteJob(isFreeing: isFreeing, body: body, completion: done.finish))
+            try done.wait()
+        }
+        // As decoding does it: a row, and its sequence's record again. Each commit takes what the one but last freed.
+        let sequences = 20
+        let layers = 4
+        for sequence in 0..<sequences {
+            try run { transaction in
+                try transaction.put(counters, key(0), [0])
+                for layer in 0..<layers {
+                    for block in 0..<16 {
+                        let value = [UInt8](repeating: 1, count: 10_000)
+                        try transaction.put(blocks, key(layer, sequence, block), value)
+                    }
+                }
+            }
+        }
+        for row in 0..<3 {
+            for sequence in 0..<sequences {
+                try run { transaction in
+                    try transaction.put(records, key(sequence), [UInt8](repeating: 2, count: 220))
+                    try transaction.put(rows, key(sequence, row), [UInt8](repeating: 3, count: 3000))
+                }
+            }
+        }
+        try disk.fill()
+        for sequence in 0..<sequences {
+            let rest = Mutex<[(Table, [UInt8], pages: Int)]>([])
+            try run(isFreeing: true) { transaction in
+                var left = (0..<3).map { (rows, key(sequence, $0), pages: 1) }
+                left += (0..<layers * 16).map { (blocks, key($0 / 16, sequence, $0 % 16), pages: 3) }
+                try transaction.put(counters, key(1), key(sequence))
+                try transaction.delete(records, key(sequence))
+                try delete(&left, &transaction)
+                rest.withLock { $0 = left }
+            }
+            while rest.withLock({ !$0.isEmpty }) {
+                try run(isFreeing: true) { transaction in
+                    var left = rest.withLock { $0 }
+                    try delete(&left, &transaction)
+                    rest.withLock { $0 = left }
+                }
+            }
+        }
+        let read = try environment.beginRead()
+        for table in [records, rows, blocks] {
+            let count = try read.count(table)
+            #expect(count == 0, "\(table.name)")
+        }
+    }
+
+    /// Deletes as many as a transaction may.
+    private func delete(
+        _ values: inout [(Table, [UInt8], pages: Int)], _ transaction: inout WriteTransaction
+    ) throws {
+        while let (table, key, pages) = values.last, transaction.canFree(pages) {
+            try transaction.delete(table, key, pages: pages)
+            values.removeLast()
+        }
+    }
 }

@@ -12,6 +12,8 @@ public struct WriteTransaction: ~Copyable {
     /// Values of at least this many pages are written in pieces, because no run is known to be long enough. At least 2,
     /// because a single page needs no run.
     let runPagesMissing: Int
+    /// Few pages are there for the copies that deletions make: only what is essential is deleted, or one value.
+    private let isScarce: Bool
     /// For tests: longer runs are treated as unavailable.
     let runPagesMax: Int
     /// Puts and deletes so far; 0 means there is nothing to commit and nothing to undo.
@@ -36,9 +38,12 @@ public struct WriteTransaction: ~Copyable {
     /// The pages of the value of the failed put; 0 for another failed change.
     private(set) var runPagesFailed = 0
 
-    init(_ environment: Environment, runPagesMissing: Int = .max) throws(StoreError) {
+    init(
+        _ environment: Environment, runPagesMissing: Int = .max, isScarce: Bool = false
+    ) throws(StoreError) {
         precondition(runPagesMissing >= 2, "a single page needs no run")
         self.runPagesMissing = runPagesMissing
+        self.isScarce = isScarce
         runPagesMax = environment.faults.withLock { $0?.runPagesMax() } ?? .max
         try environment.transactionBegins(isPrivileged: true)
         var begun: OpaquePointer?
@@ -112,8 +117,12 @@ public struct WriteTransaction: ~Copyable {
         return true
     }
 
-    /// Whether a delete may free this many more pages; the first of a transaction always may.
-    public func canFree(_ pages: Int) -> Bool { pagesFreed == 0 || pagesFreed + pages <= pagesFreedMax }
+    /// Whether a delete that can also happen in a later transaction may free this many more pages. The first of a
+    /// transaction always may; of a scarce one, if nothing was changed before.
+    public func canFree(_ pages: Int) -> Bool {
+        if isScarce { return changes == 0 }
+        return pagesFreed == 0 || pagesFreed + pages <= pagesFreedMax
+    }
 
     public consuming func commit() throws(StoreError) {
         let transaction = try live()

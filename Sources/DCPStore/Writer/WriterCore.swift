@@ -194,40 +194,60 @@ final class WriterCore: @unchecked Sendable {
     }
 
     /// Runs jobs in one transaction, and again for as long as another form of it may find room: with the values in pieces
-    /// that found no run of pages, and after LMDB has let go of what the last transaction freed.
+    /// that found no run of pages, after LMDB has let go of what the last transaction freed, and with fewer deletions.
+    ///
+    /// A deletion copies pages of the trees before it frees any. On a full disk, or in a full map, only pages that
+    /// transactions before the last have freed are there for the copies, so these two forms are tried whatever is counted.
     /// - Returns: each job's outcome, when the transaction committed or had nothing to commit.
     /// - Throws: when the transaction was aborted; every job has then been undone.
     private func attempt(_ jobs: [WriteJob]) throws -> [Result<Void, any Error>] {
         let isOptional = jobs.contains(where: \.isOptional)
         let isFreeing = jobs.allSatisfy(\.isFreeing)
         var hasTurnedOver = false
+        var isScarce = false
+        func canDoWithLess() -> Bool {
+            guard isFreeing, !isScarce else { return false }
+            if !hasTurnedOver {
+                hasTurnedOver = true
+                if turnOver() { return true }
+            }
+            isScarce = true
+            return true
+        }
         while true {
             var usage = Usage()
             do {
-                return try run(jobs, &usage)
+                return try run(jobs, &usage, isScarce: isScarce)
             } catch let error as StoreError where error.isOutOfPages {
                 if isOptional { throw error }
                 let needed = usage.pages + (isFreeing ? 0 : environment.reservedPages)
                 if error.cause != nil, hasRoom(for: needed), splitMore(usage.runPagesFailed) { continue }
-                if !hasTurnedOver, turnOver(for: needed) {
+                if canDoWithLess() { continue }
+                if !isFreeing, !hasTurnedOver, !hasRoom(for: needed), isEmpty(for: needed), turnOver() {
                     hasTurnedOver = true
                     continue
                 }
                 throw judged(error, pages: usage.pages)
             } catch {
-                throw judged(error, pages: usage.pages)
+                // Before another attempt: after it, lost writes would be marked as clean.
+                let error = judged(error, pages: usage.pages)
+                if let refusal = error as? StoreError, refusal.isRefusedByDisk, canDoWithLess() { continue }
+                throw error
             }
         }
     }
 
-    private func run(_ jobs: [WriteJob], _ usage: inout Usage) throws -> [Result<Void, any Error>] {
+    /// - Parameter isScarce: see `WriteTransaction`.
+    private func run(
+        _ jobs: [WriteJob], _ usage: inout Usage, isScarce: Bool = false
+    ) throws -> [Result<Void, any Error>] {
         var outcomes: [Result<Void, any Error>] = []
         var ran: [WriteJob] = []
         let isFreeing = jobs.allSatisfy(\.isFreeing)
         do {
             let isOptional = jobs.contains(where: \.isOptional)
             var transaction = try WriteTransaction(
-                environment, runPagesMissing: isOptional ? .max : runPagesMissing)
+                environment, runPagesMissing: isOptional ? .max : runPagesMissing, isScarce: isScarce)
             for job in jobs {
                 let changes = transaction.changes
                 ran.append(job)
@@ -274,11 +294,9 @@ final class WriterCore: @unchecked Sendable {
     }
 
     /// Makes the pages freed by the last transaction usable.
-    /// - Returns: false when that is not what so many pages lack.
-    private func turnOver(for pages: Int) -> Bool {
-        guard let turningOver, !hasRoom(for: pages), isEmpty(for: pages),
-            environment.reuseHorizon == environment.lastTransaction
-        else { return false }
+    /// - Returns: false when a reader keeps them, too, or there is no page for it.
+    private func turnOver() -> Bool {
+        guard let turningOver, environment.reuseHorizon == environment.lastTransaction else { return false }
         var usage = Usage()
         do {
             _ = try run([WriteJob(isFreeing: true, body: turningOver, completion: { _ in })], &usage)
