@@ -169,7 +169,7 @@ let package = Package(
         tests("DCPCore"),
         tests("DCPAttention", ["DCPSafetensors"]),
         tests("DCPStore"),
-        tests("DCPCache", ["DCPAttention", "DCPStore", "cache-crasher"]),
+        tests("DCPCache", ["DCPAttention", "DCPStore", "CLMDB", "cache-crasher"]),
         tests("DCPCertificates", [x509, swiftASN1]),
         tests("DCPWire", [nioCore]),
         tests("DCPTransport", ["DCPCertificates", "DCPWire", nioCore, nioPosix, nioSSL]),

@@ -24,8 +24,11 @@ public final class Environment: @unchecked Sendable {
     /// Reader slots reserved for the writer thread and for statistics, so that many readers cannot prevent a commit.
     static let readersReserved = 16
     /// Pages above the configured size that only freeing jobs may use: a delete copies pages before it frees any, and a
-    /// truncation writes the rows of the block it cuts. 1 to 16 MiB, a 64th of the map.
+    /// truncation writes the rows of the block it cuts. 1 to 16 MiB, a 64th of the map; with those of the file's pages
+    /// that are beyond the configured size, because it was larger when they were written.
     let reservedPages: Int
+    /// How much larger than configured the map had to be, so that deletions have pages.
+    public let excessByteCount: Int
 
     let handle: OpaquePointer
     public let directory: String
@@ -109,25 +112,20 @@ public final class Environment: @unchecked Sendable {
         var created: OpaquePointer?
         try StoreError.check(mdb_env_create(&created), "create an environment")
         guard let handle = created else { throw StoreError(.unexpected, "mdb_env_create gave no environment.") }
+        // Not the map size stated in the file, which was not checked.
+        let mapByteCount = isReading ? fileByteCount : (mapPages + reservedPages) * Int(sysconf(Int32(_SC_PAGESIZE)))
+        var excessPages = 0
         do throws(StoreError) {
-            // Not the map size stated in the file, which was not checked.
-            let mapByteCount =
-                isReading ? fileByteCount : (mapPages + reservedPages) * Int(sysconf(Int32(_SC_PAGESIZE)))
             try StoreError.check(mdb_env_set_mapsize(handle, mapByteCount), "set the map size")
             try StoreError.check(mdb_env_set_maxreaders(handle, UInt32(Self.readersMax)), "set the reader limit")
             try StoreError.check(mdb_env_set_maxdbs(handle, UInt32(tablesMax)), "set the table limit")
             let opened = mdb_env_open(handle, directory, flags, 0o600)
-            guard opened != ENOMEM else {
-                throw StoreError(
-                    .refused,
-                    "The store \(directory) cannot be mapped: \(mapByteCount) bytes of address space are not "
-                        + "available. Lower a rank's map-size or disk-limit, or raise the process's limit (ulimit -v).")
-            }
-            try StoreError.check(opened, "open the store \(directory)")
+            try Self.checkMapped(opened, directory, mapByteCount)
             // A killed process leaves its reader slots, which would keep pages from being reused.
             var dead: Int32 = 0
             if !isReading {
                 try StoreError.check(mdb_reader_check(handle, &dead), "check for stale readers of \(directory)")
+                excessPages = try Self.extend(handle, directory, mapByteCount, reservedPages: reservedPages)
             }
         } catch {
             mdb_env_close(handle)
@@ -136,16 +134,60 @@ public final class Environment: @unchecked Sendable {
         var pages = MDB_stat()
         mdb_env_stat(handle, &pages)
         self.handle = handle
-        self.reservedPages = reservedPages
+        self.reservedPages = reservedPages + excessPages
         self.directory = directory
         self.pageByteCount = Int(pages.ms_psize)
+        excessByteCount = excessPages * pageByteCount
         self.wasCreated = wasCreated
         map = EnvironmentMap(of: dataPath)
         watchedMap = map.map { dcp_map_watch($0.address, $0.byteCount, dataPath) } ?? -1
         self.lifetime = Mutex(Lifetime(isSuspect: isSuspect, lock: lock))
     }
 
+    private static func checkMapped(_ code: Int32, _ directory: String, _ byteCount: Int) throws(StoreError) {
+        guard code != ENOMEM else {
+            throw StoreError(
+                .refused,
+                "The store \(directory) cannot be mapped: \(byteCount) bytes of address space are not available. "
+                    + "Lower a rank's map-size or disk-limit, or raise the process's limit (ulimit -v).")
+        }
+        try StoreError.check(code, "open the store \(directory)")
+    }
+
     static func reservedPages(mapPages: Int) -> Int { min(max(mapPages / 64, 256), 4096) }
+
+    /// Gives a file that is larger than its limit the reserve for deletions, as far as it has too few free pages: the
+    /// limit was lowered, or the file is a copy of a larger store. LMDB maps such a file up to its last page; then
+    /// nothing could be deleted from it, nor an epoch recorded. To be called before any transaction.
+    /// - Parameter mapByteCount: of the map that the limit allows, with the reserve.
+    /// - Returns: the pages that the map has beyond these.
+    private static func extend(
+        _ handle: OpaquePointer, _ directory: String, _ mapByteCount: Int, reservedPages: Int
+    ) throws(StoreError) -> Int {
+        var pages = MDB_stat()
+        var info = MDB_envinfo()
+        try StoreError.check(mdb_env_stat(handle, &pages), "inspect the store \(directory)")
+        try StoreError.check(mdb_env_info(handle, &info), "inspect the store \(directory)")
+        let pageByteCount = Int(pages.ms_psize)
+        let mapPages = mapByteCount / pageByteCount
+        let filePages = info.me_last_pgno + 1
+        guard filePages + reservedPages > mapPages else { return 0 }
+        // As many as the next transaction may use.
+        let free = try freePages(in: handle, before: UInt64(info.me_last_txnid))
+        let wanted = max(filePages + max(reservedPages - free, 0), mapPages)
+        if wanted * pageByteCount > info.me_mapsize {
+            try checkMapped(mdb_env_set_mapsize(handle, wanted * pageByteCount), directory, wanted * pageByteCount)
+        }
+        return wanted - mapPages
+    }
+
+    private static func freePages(in handle: OpaquePointer, before horizon: UInt64) throws(StoreError) -> Int {
+        var begun: OpaquePointer?
+        try StoreError.check(mdb_txn_begin(handle, nil, UInt32(MDB_RDONLY), &begun), "begin a read transaction")
+        guard let transaction = begun else { throw StoreError(.unexpected, "mdb_txn_begin gave no transaction.") }
+        defer { mdb_txn_abort(transaction) }
+        return try Access.freePages(transaction, before: horizon)
+    }
 
     private static func makeDirectory(_ directory: String) throws(StoreError) {
         if mkdir(directory, 0o700) == 0 {

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import CLMDB
 import DCPCache
 import DCPCore
 import DCPStore
+import DCPTestKit
+import Foundation
 import Testing
 
 @Suite("full store")
@@ -47,6 +50,82 @@ struct FullStoreTests {
         try rig.reopen()
         #expect(rig.cache.highestEpoch == Epoch(20))
         #expect(try rig.holds(1, Array(Self.tags[..<length])))
+    }
+
+    @Test(
+        "a store whose limit is half of what it holds records epochs, and everything in it can be closed",
+        arguments: [false, true])
+    func lowerLimit(isCompact: Bool) throws {
+        let (rig, length) = try full()
+        if isCompact { try compact(rig) }
+        rig.settings.mapByteCountMax = 2 << 20
+        try rig.reopen()
+        #expect(rig.cache.refusal?.code == .storeFull && rig.cache.evictionByteCount > 1 << 20)
+        // What is missing of the reserve, above the file.
+        let byteCount = try fileByteCount(rig)
+        #expect(rig.cache.excessByteCount > 1 << 20)
+        for epoch in 1...UInt64(20) { try finish { rig.cache.persist(epoch: Epoch(epoch), completion: $0) } }
+        #expect(try rig.holds(1, Array(Self.tags[..<length])))
+        try rig.appendAll(2, at: 0, Array(Self.tags[..<16]))
+        expect(.storeFull, "\(2 << 20) bytes") { try rig.commit(2, 16) }
+        for sequence in rig.cache.sequences { try rig.close(sequence.id.value) }
+        try rig.settle()
+        #expect(rig.cache.doomedByteCount == 0 && rig.cache.refusal == nil)
+        #expect(try fileByteCount(rig) <= byteCount + 1 << 20)
+        try rig.open(5000)
+        try rig.appendAll(5000, at: 0, Array(Self.tags[..<16]))
+        try rig.commit(5000, 16)
+        try rig.reopen()
+        #expect(try rig.holds(5000, Array(Self.tags[..<16])))
+    }
+
+    private func fileByteCount(_ rig: Rig) throws -> Int {
+        try #require(FileManager.default.attributesOfItem(atPath: rig.dataPath)[.size] as? Int)
+    }
+
+    /// As `mdb_copy -c` does it: no free page is left.
+    private func compact(_ rig: Rig) throws {
+        rig.cache.close()
+        let directory = TemporaryDirectory()
+        var environment: OpaquePointer?
+        #expect(mdb_env_create(&environment) == 0)
+        #expect(mdb_env_open(environment, rig.storePath, UInt32(MDB_RDONLY), 0o600) == 0)
+        #expect(mdb_env_copy2(environment, directory.path, UInt32(MDB_CP_COMPACT)) == 0)
+        mdb_env_close(environment)
+        try FileManager.default.removeItem(atPath: rig.dataPath)
+        try FileManager.default.moveItem(atPath: directory.path("data.mdb"), toPath: rig.dataPath)
+    }
+
+    @Test("a close on a disk without a free byte succeeds, and makes room")
+    func noByteLeft() throws {
+        guard let disk = SmallDisk(byteCount: 32 << 20) else {
+            try Test.cancel("A small disk can be mounted by root only.")
+        }
+        defer { withExtendedLifetime(disk) {} }
+        let rig = try Rig(layers: 4, kvHeads: 4, dims: (64, 64), path: disk.path("store"))
+        defer { rig.cache.close() }
+        let ids = Array(1...20 as ClosedRange<UInt64>)
+        for id in ids {
+            try rig.open(id)
+            try rig.appendAll(id, at: 0, Array(Self.tags[..<64]))
+            try rig.commit(id, 64)
+        }
+        // Token by token, as decoding does it: each commit takes what the one but last has freed.
+        for length in 65...67 {
+            for id in ids {
+                try rig.appendAll(id, at: length - 1, [Self.tags[length - 1]])
+                try rig.commit(id, length)
+            }
+        }
+        try disk.fill()
+        for id in ids { try rig.close(id) }
+        try rig.settle()
+        let statistics = try rig.cache.statistics()
+        #expect(rig.cache.doomedByteCount == 0 && statistics.sealedBlocks == 0)
+        try rig.open(21)
+        try rig.appendAll(21, at: 0, Array(Self.tags[..<64]))
+        try rig.commit(21, 64)
+        #expect(try rig.holds(21, Array(Self.tags[..<64])))
     }
 
     @Test("after a close on a full store the very next commit that fits succeeds")

@@ -102,6 +102,9 @@ extension ShardCache {
         }
     }
 
+    /// Bytes by which the file may be larger than its limit, because it was before, and deletions need pages.
+    public var excessByteCount: Int { environment.excessByteCount }
+
     /// Bytes of blocks and rows that no sequence has and that are not deleted yet.
     public var doomedByteCount: Int {
         doomed.withLock(\.pages) * environment.pageByteCount

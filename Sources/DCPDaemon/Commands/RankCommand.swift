@@ -23,7 +23,7 @@ public struct RankCommand: AsyncParsableCommand {
             kernels should prefetch, at the next one what that was too short for, and stores the result beside the \
             store; DCP_KERNELS_AHEAD=first, second or none overrides it.
 
-            With --disk-limit the data file never grows beyond that size. Above the high watermark the rank refuses \
+            With --disk-limit the data file does not grow beyond that size. Above the high watermark the rank refuses \
             new tokens with a retryable error until usage falls below the low watermark; closing and truncating \
             sequences frees room. A full disk has the same effect: the rank keeps reading, and accepts writes again \
             when there is room.

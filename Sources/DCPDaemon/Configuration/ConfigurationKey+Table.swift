@@ -116,7 +116,8 @@ package struct RankKeys: SettingTable {
     package let diskLimit = ConfigurationKey<Int?>(
         .rank, "disk-limit", .size(minimum: 4 << 20),
         "The maximum size of the store's data file on the disk: 200GB, 64MiB.",
-        "The file never grows beyond it. Without a limit, `map-size` or the disk bounds the store.")
+        "The file does not grow beyond it; one that is larger already grows by at most 16 MiB, so that sequences can be "
+            + "closed. Without a limit, `map-size` or the disk bounds the store.")
     package let highWatermark = ConfigurationKey<Int>(
         .rank, "high-watermark", .integer(1...100, unit: "%"), default: "95",
         "The share of the store's room above which new tokens are refused.",

@@ -135,6 +135,17 @@ struct RankService: DaemonService {
                     "damaged": "\(found.damagedSequences.map { "\($0.value)" }.joined(separator: ","))",
                 ])
         }
+        if cache.excessByteCount > 0 {
+            logger.warning(
+                """
+                The store's file is larger than its limit, or may become so, because deletions need free pages; new \
+                tokens are refused while it holds more than the limit's high watermark
+                """,
+                metadata: [
+                    "limit": "\(statistics.storeMapByteCount)", "used": "\(statistics.storeUsedByteCount)",
+                    "file": "\(statistics.storeFileByteCount)", "excess": "\(cache.excessByteCount)",
+                ])
+        }
         let unfound = cache.sequencesWithDamagedIDs
         if !unfound.isEmpty {
             logger.error(

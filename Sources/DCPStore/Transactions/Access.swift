@@ -20,6 +20,17 @@ enum Access {
         return stat.ms_entries
     }
 
+    /// As `ReadTransaction.freePages`.
+    static func freePages(_ transaction: OpaquePointer, before horizon: UInt64) throws(StoreError) -> Int {
+        var pages = 0
+        try scan(transaction, Table(name: "free list", identifier: 0), from: []) { key, value in
+            guard key.loadUnaligned(as: UInt64.self) < horizon else { return false }
+            pages += value.loadUnaligned(as: Int.self)
+            return true
+        }
+        return pages
+    }
+
     static func scan(
         _ transaction: OpaquePointer, _ table: Table, from start: [UInt8],
         _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool

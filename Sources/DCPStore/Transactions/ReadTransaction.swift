@@ -43,13 +43,7 @@ public struct ReadTransaction: ~Copyable {
     /// count and then that many page numbers.
     /// - Parameter horizon: only those that were freed by transactions before this one.
     borrowing func freePages(before horizon: UInt64 = .max) throws(StoreError) -> Int {
-        var pages = 0
-        try scan(Table(name: "free list", identifier: 0)) { key, value in
-            guard key.loadUnaligned(as: UInt64.self) < horizon else { return false }
-            pages += value.loadUnaligned(as: Int.self)
-            return true
-        }
-        return pages
+        try Access.freePages(handle, before: horizon)
     }
 
     /// Calls `body` with each page on the free list.
