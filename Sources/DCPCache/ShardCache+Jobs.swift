@@ -42,6 +42,7 @@ extension ShardCache {
                 apply()
                 if let mark = written.value { directoryMarks.withLock { $0.stored = max($0.stored, mark) } }
                 if isFreeing { turnOver() }
+                retryDeletions()
                 completion(.success(()))
             case .failure(let error):
                 completion(.failure(ServiceError(any: error, rank: rank)))
@@ -58,6 +59,7 @@ extension ShardCache {
                 isFreeing: true, body: tables.rewrite,
                 // Speeds up what would happen anyway; a store that cannot write says so at the next commit.
                 completion: { [self] _ in
+                    retryDeletions()
                     pieced.withLock { $0.noteFreed() }
                     healPieces()
                 }))

@@ -72,6 +72,7 @@ public final class ShardCache: Sendable {
     let uncommitted = ByteAccount()
     let spilled = ByteAccount()
     let spills = Mutex(SpillQueue())
+    let refusedDeletions = Mutex(RefusedDeletions())
     /// Blocks, since the start.
     let spilledBlocks = Atomic<UInt64>(0)
     /// Bytes of blocks in pieces that were put together in RAM, and stay there, or are of one step each.

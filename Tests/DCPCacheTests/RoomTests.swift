@@ -5,15 +5,17 @@ import DCPCore
 import DCPStore
 import DCPTestKit
 import Foundation
+import Synchronization
 import Testing
 
 @Suite("room in the store")
 struct RoomTests {
     private static let tags = (0..<UInt32(8000)).map { $0 }
 
-    private func rig(limit: Int = 8 << 20) throws -> Rig {
-        let settings = ShardCache.Settings(
+    private func rig(limit: Int = 8 << 20, faults: StoreFaults? = nil) throws -> Rig {
+        var settings = ShardCache.Settings(
             mapByteCountMax: ShardCache.Settings.mapByteCountMax(diskByteCountMax: limit), durability: .never)
+        settings.faults = faults
         let rig = try Rig(layers: 1, kvHeads: 4, dims: (64, 64), settings: settings)
         try rig.open(1)
         try rig.open(2)
@@ -94,6 +96,44 @@ struct RoomTests {
         // What was let in can be committed.
         try rig.commit(1, length)
         #expect(rig.cache.crowding == nil && rig.cache.refusal != nil)
+    }
+
+    /// Another transaction tells, or the second that a rank counts.
+    @Test("what a reader kept from being deleted is deleted when the reader has ended", arguments: [true, false])
+    func refusedSweep(isTransaction: Bool) throws {
+        final class Runs: Sendable { let pagesMax = Atomic(Int.max) }
+        let runs = Runs()
+        let faults = StoreFaults(runPagesMax: { runs.pagesMax.load(ordering: .sequentiallyConsistent) })
+        let rig = try rig(limit: 16 << 20, faults: faults)
+        let length = try fill(rig)
+        func hold() throws -> ContextReader {
+            try rig.cache.context(sequence: SequenceID(1), layer: 0, length: Position(length))
+        }
+        var epoch = UInt64(0)
+        func writeEpoch() throws {
+            epoch += 1
+            try finish { rig.cache.persist(epoch: Epoch(epoch), completion: $0) }
+            try rig.settle()
+        }
+        // Each epoch takes some pages, which the reader keeps from being used again: how many until there is none?
+        var reader: ContextReader? = try hold()
+        expect(.storeFull) { while epoch < 10_000 { try writeEpoch() } }
+        let epochs = epoch - 1
+        reader = nil
+        for _ in 0..<2 { try writeEpoch() }
+        // As many once more, but for what the close takes. It deletes some hundred pages in each transaction.
+        reader = try hold()
+        for _ in 0..<epochs - 4 { try writeEpoch() }
+        runs.pagesMax.store(1, ordering: .sequentiallyConsistent)
+        try rig.close(1)
+        for _ in 0..<20 { try rig.settle() }
+        #expect(rig.cache.doomedByteCount > 1 << 20, "the reader keeps what the sweeps need")
+        #expect(reader?.tokens == length)
+        reader = nil
+        if isTransaction { try writeEpoch() } else { rig.cache.retryDeletions() }
+        for _ in 0..<20 where rig.cache.doomedByteCount > 0 { try rig.settle() }
+        #expect(rig.cache.doomedByteCount == 0)
+        #expect(try rig.cache.statistics().sealedBlocks == 0 && rig.cache.refusal == nil)
     }
 
     @Test("a large sequence is deleted in several transactions, between which others commit; a restart continues")

@@ -12,22 +12,13 @@ struct SpillQueue: Sendable {
     /// Run when the batch has ended, each once.
     private var waiters: [@Sendable (ServiceError?) -> Void] = []
     /// Why the last batch failed, and the store then; nil when it did not.
-    private(set) var failure: (error: ServiceError, room: Room)?
-
-    /// What the room in a store depends on: another transaction may have freed pages, or a reader that kept some has ended.
-    struct Room: Hashable, Sendable {
-        var transactions: Int
-        var oldestRead: UInt64?
-    }
-    /// Sequences of which a rewind dropped blocks that the disk would not delete.
-    private var untrimmed: Set<SequenceID> = []
+    private(set) var failure: (error: ServiceError, room: RoomState)?
 
     mutating func note(_ id: SequenceID) {
         if members.insert(id).inserted { order.append(id) }
     }
 
     mutating func forget(_ id: SequenceID) {
-        untrimmed.remove(id)
         guard members.remove(id) != nil, order.count > 2 * members.count + 64 else { return }
         order.removeAll { !members.contains($0) }
     }
@@ -48,7 +39,7 @@ struct SpillQueue: Sendable {
 
     /// - Parameter room: by now. After a failure another attempt needs another.
     /// - Returns: whether the caller is to start a batch.
-    mutating func begin(_ room: Room) -> Bool {
+    mutating func begin(_ room: RoomState) -> Bool {
         guard !isRunning, !members.isEmpty, failure?.room != room else { return false }
         isRunning = true
         return true
@@ -64,7 +55,7 @@ struct SpillQueue: Sendable {
     /// - Parameter isEnough: whether none is to follow.
     /// - Returns: whom to tell.
     mutating func end(
-        _ error: ServiceError?, _ room: Room, isEnough: Bool
+        _ error: ServiceError?, _ room: RoomState, isEnough: Bool
     ) -> [@Sendable (ServiceError?) -> Void] {
         defer { waiters = [] }
         failure = error.map { ($0, room) }
@@ -79,11 +70,5 @@ struct SpillQueue: Sendable {
     }
 
     /// The disk may take what it has refused.
-    mutating func retry() -> Set<SequenceID> {
-        defer { untrimmed = [] }
-        failure = nil
-        return untrimmed
-    }
-
-    mutating func noteUntrimmed(_ id: SequenceID) { untrimmed.insert(id) }
+    mutating func retry() { failure = nil }
 }

@@ -23,8 +23,8 @@ extension ShardCache {
     func conditionChanged(_ health: StoreHealth) {
         switch health.condition {
         case .writable, .full:
-            // Deletions that the disk refused are tried again when it has room.
-            if doomed.withLock({ !$0.isEmpty }) { sweep() }
+            // What the disk refused is tried again when it has room.
+            retryAllDeletions()
             retrySpills()
         case .refused, .failed: break
         }

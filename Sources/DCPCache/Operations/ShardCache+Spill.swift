@@ -61,15 +61,14 @@ extension ShardCache {
         if spills.withLock({ $0.begin(room) }) { spillBatch() }
     }
 
-    private var room: SpillQueue.Room {
-        SpillQueue.Room(transactions: writer.transactionsCommitted, oldestRead: environment.oldestRead)
+    /// By now.
+    var room: RoomState {
+        RoomState(transactions: writer.transactionsCommitted, oldestRead: environment.oldestRead)
     }
 
     /// The disk may take what it has refused.
     func retrySpills() {
-        for id in spills.withLock({ $0.retry() }) {
-            if let sequence = sequenceCaches.withLock({ $0[id] }) { trim(sequence) }
-        }
+        spills.withLock { $0.retry() }
         spillIfCrowded()
     }
 
@@ -171,7 +170,9 @@ extension ShardCache {
         // None, or one.
         let plan = Handoff<[Sealing]>([])
         enqueue([Self.key(id)], isFreeing: true, isInternal: true) { [self] result in
-            if case .failure = result { spills.withLock { $0.noteUntrimmed(id) } }
+            guard case .failure = result else { return }
+            let room = room
+            refusedDeletions.withLock { $0.noteTrim(of: id, room) }
         } body: { [self] transaction in
             plan.value = []
             guard sequenceCaches.withLock({ $0[id] }) === sequence, let lineage = lineages.withLock({ $0[id] }) else {

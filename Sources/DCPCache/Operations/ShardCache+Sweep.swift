@@ -85,7 +85,11 @@ extension ShardCache {
     func sweep() {
         let plan = Handoff(Doomed())
         // Alone: its apply replaces the list, which no other job of the same transaction may have added to.
-        enqueue([], isAlone: true, isFreeing: true, isInternal: true, { _ in }) { [self] transaction in
+        enqueue([], isAlone: true, isFreeing: true, isInternal: true) { [self] result in
+            guard case .failure = result else { return }
+            let room = room
+            refusedDeletions.withLock { $0.noteSweep(room) }
+        } body: { [self] transaction in
             let all = doomed.withLock { $0 }
             plan.value.blocks = try delete(all.blocks, &transaction)
             plan.value.rows = try delete(all.rows, &transaction)
@@ -97,6 +101,26 @@ extension ShardCache {
                 return !doomed.isEmpty
             }
             if isPending { sweep() }
+        }
+    }
+
+    /// Tries deletions again that the store refused, if it has other room by now. Cheap when none was refused.
+    ///
+    /// Transactions of this cache do it when they have committed. A rank does it every second, too: a reader that has
+    /// ended tells nobody, and in a full store nothing is committed until something is deleted. Any thread.
+    public func retryDeletions() {
+        guard refusedDeletions.withLock({ !$0.isEmpty }) else { return }
+        let room = room
+        retry(refusedDeletions.withLock { $0.take(room) })
+    }
+
+    /// The same whatever the room: the disk may do what it has refused.
+    func retryAllDeletions() { retry(refusedDeletions.withLock { $0.take(nil) }) }
+
+    private func retry(_ refused: (sweep: Bool, trims: Set<SequenceID>)) {
+        if refused.sweep { sweep() }
+        for id in refused.trims {
+            if let sequence = sequenceCaches.withLock({ $0[id] }) { trim(sequence) }
         }
     }
 }

@@ -106,6 +106,7 @@ public final class RankServer {
         steps.expireEarly(now: now)
         recentContexts.expire(at: now)
         endAbandonedClaims()
+        cache.retryDeletions()
         if upkeep.releasesMemory(at: now) { cache.releaseIdle() }
     }
 
