@@ -202,7 +202,7 @@ struct FullStoreTests {
                 end += 16
             }
         }
-        #expect(refusal?.code == .storeFull && refusal?.message.contains("when these steps have ended") == true)
+        #expect(refusal?.code == .storeFull && refusal?.message.contains("a backup") == true)
         let refused = end
         expect(.storeFull) { try rig.appendWhenRoom(2, layer: 0, at: end, Array(Self.tags[end..<end + 16])) }
         #expect(reader?.tokens == length)

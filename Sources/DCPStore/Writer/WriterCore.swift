@@ -350,8 +350,8 @@ final class WriterCore: @unchecked Sendable {
         }
         throw StoreError(
             .full,
-            "The store \(environment.directory) has room, but running steps still read pages that were just deleted: "
-                + "\(available * environment.pageByteCount) of the \(wanted * environment.pageByteCount) bytes "
-                + "needed can be used; retry when these steps have ended.")
+            "The store \(environment.directory) has room, but steps, a backup or a verification still read pages that "
+                + "were just deleted: \(available * environment.pageByteCount) of the "
+                + "\(wanted * environment.pageByteCount) bytes needed can be used; retry when they have ended.")
     }
 }
