@@ -13,14 +13,19 @@ final class Bench {
     let table: Table
     let writer: Writer
 
-    init(durability: Durability = .never, queueDepthMax: Int = 64, mapByteCountMax: Int = 1 << 26) throws {
+    init(
+        durability: Durability = .never, queueDepthMax: Int = 64, mapByteCountMax: Int = 1 << 26,
+        groupByteCountMax: Int = Writer.groupByteCountMax
+    ) throws {
         directory = TemporaryDirectory()
         environment = try Environment(
             directory: directory.path("store"), mapByteCountMax: mapByteCountMax, tablesMax: 2, durability: durability)
         var setup = try environment.beginSetup()
         table = try setup.openTable("t")
         try setup.commit()
-        writer = try Writer(environment: environment, durability: durability, queueDepthMax: queueDepthMax)
+        writer = try Writer(
+            environment: environment, durability: durability, queueDepthMax: queueDepthMax,
+            groupByteCountMax: groupByteCountMax)
     }
 
     func value(_ key: String) throws -> [UInt8]? {
@@ -122,6 +127,28 @@ struct WriterTests {
         #expect(outcomes.wait(20) == (0..<20).map { "k\($0)" })
         #expect(bench.writer.transactionsCommitted == 1)
         for index in 0..<20 { #expect(try bench.value("k\(index)") == [1, 2, 3]) }
+    }
+
+    @Test("group commit is bounded: a transaction takes no further job when it has enough to write, and any one")
+    func groupBound() throws {
+        let bench = try Bench(groupByteCountMax: 1 << 20)
+        let outcomes = Outcomes()
+        let table = bench.table
+        func put(_ key: String, byteCount: Int) {
+            bench.writer.submit(
+                WriteJob(
+                    body: { try $0.put(table, Array(key.utf8), [UInt8](repeating: 1, count: byteCount)) },
+                    completion: outcomes.record(key)))
+        }
+        let gate = bench.hold()
+        // Three are enough, the next goes with the large one, and the others are the rest.
+        for key in ["a", "b", "c", "d"] { put(key, byteCount: 400_000) }
+        put("large", byteCount: 4 << 20)
+        for key in ["x", "y"] { put(key, byteCount: 400_000) }
+        gate.open()
+        #expect(outcomes.wait(7) == ["a", "b", "c", "d", "large", "x", "y"])
+        #expect(bench.writer.transactionsCommitted == 3)
+        for key in ["a", "d", "large", "y"] { #expect(try bench.value(key) != nil) }
     }
 
     @Test("a job that fails after it wrote does not fail the others, and is undone each time")

@@ -17,21 +17,28 @@ public final class Writer: @unchecked Sendable {
     private let thread: pthread_t?
     private let isJoined = Mutex(false)
 
+    /// All pages that a transaction writes are in memory until its commit. One of a quarter of a GiB takes longer to
+    /// write than a sync adds: sharing it with more jobs saves nothing.
+    public static let groupByteCountMax = 256 << 20
+
     /// Starts the thread.
     /// - Parameters:
     ///   - queueDepthMax: the maximum number of waiting jobs; further ones are refused as `.overloaded`.
+    ///   - groupByteCountMax: jobs that wait share a transaction until it has this much to write; the last of them may
+    ///     write any amount.
     ///   - watermarks: when the store counts as full. The writer only reports it (`health`) and accepts data up to the
     ///     capacity.
     ///   - host: runs the jobs instead of a thread.
     ///   - turningOver: rewrites something small. Run when a commit finds only pages that the preceding transaction has
     ///     freed, which LMDB reuses only after another transaction.
     public init(
-        environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks = .standard,
+        environment: Environment, durability: Durability, queueDepthMax: Int,
+        groupByteCountMax: Int = Writer.groupByteCountMax, watermarks: Watermarks = .standard,
         host: (any WriterHost)? = nil, turningOver: (@Sendable (inout WriteTransaction) throws -> Void)? = nil
     ) throws(StoreError) {
         let core = try WriterCore(
-            environment: environment, durability: durability, queueDepthMax: queueDepthMax, watermarks: watermarks,
-            host: host, turningOver: turningOver)
+            environment: environment, durability: durability, queueDepthMax: queueDepthMax,
+            groupByteCountMax: groupByteCountMax, watermarks: watermarks, host: host, turningOver: turningOver)
         guard host == nil else {
             self.core = core
             thread = nil

@@ -28,6 +28,8 @@ final class WriterCore: @unchecked Sendable {
     private let host: (any WriterHost)?
     /// Makes a change that takes no more pages than it frees.
     private let turningOver: (@Sendable (inout WriteTransaction) throws -> Void)?
+    /// Another job joins a transaction only below it.
+    private let groupPagesMax: Int
     /// No run of this length was found since pages were last freed.
     private var runPagesMissing = Int.max
     private var isDirty = false
@@ -38,14 +40,16 @@ final class WriterCore: @unchecked Sendable {
     private var nextSync: timespec?
 
     init(
-        environment: Environment, durability: Durability, queueDepthMax: Int, watermarks: Watermarks,
-        host: (any WriterHost)?, turningOver: (@Sendable (inout WriteTransaction) throws -> Void)?
+        environment: Environment, durability: Durability, queueDepthMax: Int, groupByteCountMax: Int,
+        watermarks: Watermarks, host: (any WriterHost)?,
+        turningOver: (@Sendable (inout WriteTransaction) throws -> Void)?
     ) throws(StoreError) {
         self.environment = environment
         self.durability = durability
         self.watermarks = watermarks
         self.host = host
         self.turningOver = turningOver
+        groupPagesMax = groupByteCountMax / environment.pageByteCount
         queue = WriteQueue(depthMax: queueDepthMax)
         witness = try SyncWitness(environment.dataPath)
         try measure()
@@ -169,19 +173,24 @@ final class WriterCore: @unchecked Sendable {
 
     // MARK: Transactions
 
-    /// Runs jobs in one transaction, or one by one if that fails.
+    /// Runs jobs in one transaction, or in several when they write much, or one by one if that fails.
     private func execute(_ jobs: [WriteJob]) {
-        if let failure {
-            for job in jobs { job.completion(.failure(failure)) }
-            return
-        }
-        beginsPiece()
-        do {
-            let outcomes = try attempt(jobs)
-            for (job, outcome) in zip(jobs, outcomes) { job.completion(outcome) }
-        } catch {
-            if jobs.count == 1 { return jobs[0].completion(.failure(error)) }
-            for job in jobs { execute([job]) }
+        var jobs = jobs
+        while !jobs.isEmpty {
+            if let failure {
+                for job in jobs { job.completion(.failure(failure)) }
+                return
+            }
+            beginsPiece()
+            do {
+                let outcomes = try attempt(jobs)
+                for (job, outcome) in zip(jobs, outcomes) { job.completion(outcome) }
+                jobs.removeFirst(outcomes.count)
+            } catch {
+                if jobs.count == 1 { return jobs[0].completion(.failure(error)) }
+                for job in jobs { execute([job]) }
+                return
+            }
         }
     }
 
@@ -196,9 +205,11 @@ final class WriterCore: @unchecked Sendable {
     /// Runs jobs in one transaction, and again for as long as another form of it may find room: with the values in pieces
     /// that found no run of pages, after LMDB has let go of what the last transaction freed, and with fewer deletions.
     ///
-    /// A deletion copies pages of the trees before it frees any. On a full disk, or in a full map, only pages that
-    /// transactions before the last have freed are there for the copies, so these two forms are tried whatever is counted.
-    /// - Returns: each job's outcome, when the transaction committed or had nothing to commit.
+    /// A deletion copies pages of the trees before it frees any. On a full disk, or in a full map, the copies can take
+    /// only pages that transactions before the last have freed. How many it copies is not counted, so deletions are
+    /// repeated in both of the last forms.
+    /// - Returns: the outcome of each job that ran, when the transaction committed or had nothing to commit: at least
+    ///   the first. The others are for the next transaction.
     /// - Throws: when the transaction was aborted; every job has then been undone.
     private func attempt(_ jobs: [WriteJob]) throws -> [Result<Void, any Error>] {
         let isOptional = jobs.contains(where: \.isOptional)
@@ -249,6 +260,7 @@ final class WriterCore: @unchecked Sendable {
             var transaction = try WriteTransaction(
                 environment, runPagesMissing: isOptional ? .max : runPagesMissing, isScarce: isScarce)
             for job in jobs {
+                if !outcomes.isEmpty, transaction.pages >= groupPagesMax { break }
                 let changes = transaction.changes
                 ran.append(job)
                 do {
@@ -278,9 +290,10 @@ final class WriterCore: @unchecked Sendable {
         if durability == .always { noteSync() }
         if durability == .everysec, nextSync == nil, host == nil { nextSync = Self.inOneSecond() }
         committed(pages: usage.pages, isFreeing: isFreeing)
-        if isDirty, jobs.contains(where: \.isSynced) {
+        let done = jobs.prefix(outcomes.count)
+        if isDirty, done.contains(where: \.isSynced) {
             sync()
-            if let failure { failSynced(jobs, &outcomes, failure) }
+            if let failure { failSynced(done, &outcomes, failure) }
         }
         return outcomes
     }
@@ -318,7 +331,9 @@ final class WriterCore: @unchecked Sendable {
 
     /// The transaction is in the file but may never reach the disk: jobs that require a sync fail and are undone in
     /// memory; the others keep their results.
-    private func failSynced(_ jobs: [WriteJob], _ outcomes: inout [Result<Void, any Error>], _ failure: StoreError) {
+    private func failSynced(
+        _ jobs: ArraySlice<WriteJob>, _ outcomes: inout [Result<Void, any Error>], _ failure: StoreError
+    ) {
         for (index, job) in jobs.enumerated().reversed() where job.isSynced {
             guard case .success = outcomes[index] else { continue }
             job.undo()
