@@ -30,6 +30,8 @@ private final class Disk: Sendable {
     func failSyncs(_ code: Int32) { syncError.store(code, ordering: .sequentiallyConsistent) }
     func failWrites(_ code: Int32) { writeError.store(code, ordering: .sequentiallyConsistent) }
     func waitForSync() { synced.wait() }
+    /// What is on it when nothing is synced.
+    func lose(all data: Data) { copy.withLock { $0 = data } }
     var lastCopy: Data { copy.withLock { $0 } }
 }
 
@@ -37,11 +39,11 @@ private final class Disk: Sendable {
 struct DurabilityTests {
     private func tags(_ count: Int) -> [UInt32] { (0..<UInt32(count)).map { $0 &* 7 } }
 
-    private func rig(_ durability: Durability, _ disk: Disk) throws -> Rig {
+    private func rig(_ durability: Durability, _ disk: Disk, path: String? = nil) throws -> Rig {
         var settings = ShardCache.Settings(mapByteCountMax: 1 << 28, durability: durability)
         settings.faults = disk.faults
-        let rig = try Rig(settings: settings)
-        try rig.open(1)
+        let rig = try Rig(settings: settings, path: path)
+        if path == nil { try rig.open(1) }
         return rig
     }
 
@@ -91,6 +93,36 @@ struct DurabilityTests {
         var length = 0
         try afterPowerLoss(disk) { length = $0.cache.state(of: SequenceID(1))?.committedLength.value ?? 0 }
         return length
+    }
+
+    @Test("a truncation or a close that a killed process has done already is on the disk when it is repeated")
+    func repeated() throws {
+        let first = try rig(.never, Disk())
+        try first.open(2)
+        try first.appendAll(1, at: 0, tags(40))
+        try first.appendAll(2, at: 0, tags(20))
+        try first.commit(1, 40)
+        try first.commit(2, 20)
+        let committed = try first.quietData()
+        try first.truncate(1, 20)
+        try first.close(2)
+        let changed = try first.quietData()
+        // On the disk are the commits alone; the kernel has the rest.
+        for (isClose, wanted) in [(false, 20), (true, 0)] {
+            let directory = TemporaryDirectory()
+            let path = directory.path("store")
+            try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+            try changed.write(to: URL(fileURLWithPath: path + "/data.mdb"))
+            try Data().write(to: URL(fileURLWithPath: path + "/dcp-store.created"))
+            let disk = Disk()
+            disk.lose(all: committed)
+            let survivor = try rig(.never, disk, path: path)
+            if isClose { try survivor.close(2) } else { try survivor.truncate(1, 20) }
+            let id = UInt64(isClose ? 2 : 1)
+            try afterPowerLoss(disk) { (rank: Rig) throws in
+                #expect(rank.cache.state(of: SequenceID(id))?.committedLength.value ?? 0 == wanted)
+            }
+        }
     }
 
     @Test("never: a stop syncs, and that is what a loss of power leaves")

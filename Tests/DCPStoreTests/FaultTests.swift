@@ -61,6 +61,28 @@ struct FaultTests {
         #expect(try keys(in: disk.afterPowerLoss()) == ["a", "b"])
     }
 
+    @Test("a job that must be on the disk and changes nothing has what it found synced, also of the process before")
+    func syncedWithoutChange() throws {
+        let (disk, bench) = try FaultyDisk.under(.never)
+        func check() throws {
+            let done = Outcome()
+            bench.writer.submit(WriteJob(isSynced: true, body: { _ in }, completion: done.finish))
+            try done.wait()
+        }
+        try check()
+        #expect(disk.syncs == 1, "nobody knows what the process before has left")
+        try bench.put("a")
+        #expect(disk.syncs == 1)
+        for _ in 0..<2 {
+            try check()
+            #expect(disk.syncs == 2, "once")
+            #expect(try keys(in: disk.afterPowerLoss()) == ["a"])
+        }
+        try bench.put("b")
+        disk.failSyncs(EIO)
+        #expect(try refusal { try check() }.code == .damaged)
+    }
+
     @Test("a failed sync stops all further writes, and marks the store", arguments: [Durability.always, .everysec])
     func failedSync(_ durability: Durability) throws {
         let (disk, bench) = try FaultyDisk.under(durability)

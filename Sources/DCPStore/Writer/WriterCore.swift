@@ -32,7 +32,9 @@ final class WriterCore: @unchecked Sendable {
     private let groupPagesMax: Int
     /// No run of this length was found since pages were last freed.
     private var runPagesMissing = Int.max
-    private var isDirty = false
+    /// Something may be in the file that is not on the disk. At the start too: the process before may have been killed
+    /// between a commit and its sync.
+    private var isDirty = true
     private var isSyncScheduled = false
     private var isProbeScheduled = false
     /// With `everysec`, when the oldest unsynced commit will be synced. Nil if there is nothing to sync: an idle store
@@ -155,6 +157,8 @@ final class WriterCore: @unchecked Sendable {
     }
 
     private func sync() {
+        // What cannot be trusted is not reported as synced.
+        guard failure == nil else { return }
         beginsPiece()
         nextSync = nil
         isDirty = false
@@ -275,7 +279,7 @@ final class WriterCore: @unchecked Sendable {
                     job.undo()
                 }
             }
-            guard transaction.changes > 0 else { return outcomes }
+            guard transaction.changes > 0 else { return synced(jobs, outcomes) }
             usage = Usage(pages: transaction.pages)
             if !isFreeing { try checkRoom(for: usage.pages) }
             try commit(transaction)
@@ -286,15 +290,22 @@ final class WriterCore: @unchecked Sendable {
         // The freed pages may form runs.
         if isFreeing { runPagesMissing = .max }
         transactionsCommitted.wrappingAdd(1, ordering: .relaxed)
-        if durability != .always { isDirty = true }
+        isDirty = durability != .always
         if durability == .always { noteSync() }
         if durability == .everysec, nextSync == nil, host == nil { nextSync = Self.inOneSecond() }
         committed(pages: usage.pages, isFreeing: isFreeing)
-        let done = jobs.prefix(outcomes.count)
-        if isDirty, done.contains(where: \.isSynced) {
-            sync()
-            if let failure { failSynced(done, &outcomes, failure) }
-        }
+        return synced(jobs, outcomes)
+    }
+
+    /// Syncs if one of the jobs that ran requires it, even if nothing was changed: a job that is repeated finds what
+    /// was done the first time, which may not be on the disk yet.
+    private func synced(_ jobs: [WriteJob], _ outcomes: [Result<Void, any Error>]) -> [Result<Void, any Error>] {
+        let ran = jobs.prefix(outcomes.count)
+        guard isDirty, ran.contains(where: \.isSynced) else { return outcomes }
+        sync()
+        guard let failure else { return outcomes }
+        var outcomes = outcomes
+        failSynced(ran, &outcomes, failure)
         return outcomes
     }
 
