@@ -141,6 +141,25 @@ struct ResidenceTests {
         for id in ids { #expect(try rig.holds(id, Array(Self.tags[..<12]))) }
     }
 
+    @Test("what a layer with a window has not read is checked at its first use, and nothing else again")
+    func verifiedWindows() throws {
+        let rig = try rig()
+        func pieces(layer: Int, from start: Int) throws -> Int {
+            var count = 0
+            _ = try rig.cache.contexts([(SequenceID(1), Position(start)..<44)], layer: layer) { count += 1 }
+            return count
+        }
+        try rig.reopen()
+        #expect(try pieces(layer: 0, from: 0) == 1 && pieces(layer: 1, from: 20) == 1)
+        for _ in 0..<2 {
+            try idle(rig)
+            #expect(try pieces(layer: 0, from: 0) == 0 && pieces(layer: 1, from: 20) == 0)
+        }
+        #expect(try pieces(layer: 1, from: 0) == 1)
+        try idle(rig)
+        #expect(try pieces(layer: 1, from: 0) == 0)
+    }
+
     @Test("blocks found intact are not checked again, and damage is remembered")
     func verified() throws {
         let rig = try rig()

@@ -98,8 +98,8 @@ final class SequenceCache: Sendable {
         var residence: Residence?
         /// As in the order of uses.
         var lastUse: UInt64 = 0
-        /// Of the last residence: the blocks that are known to be intact in all layers, and the highest generation.
-        var verified = 0..<0
+        /// Of the last residence: the blocks that are known to be intact, and the highest generation.
+        var verified = VerifiedBlocks()
         var generation = 0
         var isClosed = false
         var damage: Damage?

@@ -34,7 +34,7 @@ extension ShardCache {
                 LayerState(
                     length: core.committed, mapped: addresses, stored: addresses.count,
                     memory: open.isEmpty ? [] : [open[layer]],
-                    verified: core.verified.clamped(to: addresses.indices), generation: core.generation)
+                    verified: core.verified[layer].clamped(to: addresses.indices), generation: core.generation)
             }
         } catch {
             throw ServiceError(error, rank: rank)
@@ -169,17 +169,17 @@ extension ShardCache {
             guard core.lastUse == lastUse, !core.isClosed, core.floor == core.committed,
                 isKnownUniquelyReferenced(&core.residence)
             else { return }
-            var verified = 0..<(sealed ?? 0)
+            var verified: [Range<Int>] = []
             var generation = core.generation
             for layer in core.layers {
                 let isIdle = layer.state.withLock { state in
-                    verified = verified.clamped(to: state.verified)
+                    verified.append(state.verified.clamped(to: 0..<(sealed ?? 0)))
                     generation = max(generation, state.generation)
                     return state.length == core.committed && state.mapped.count == sealed && !state.isFrozen
                 }
                 guard isIdle else { return }
             }
-            (core.verified, core.generation) = (verified, generation)
+            (core.verified, core.generation) = (VerifiedBlocks(verified), generation)
             core.residence = nil
             residents.withLock { _ = $0.remove(sequence.id) }
         }
