@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-public import Foundation
+internal import Foundation
 internal import Glibc
 
 /// A file system of its own, in memory and as large as a test wants it. It goes with this object.

@@ -80,6 +80,24 @@ struct SequenceOwnersTests {
         #expect(refusal(owners, claim(2)) == nil)
     }
 
+    @Test("what could not be taken back is due again, unless another client has come or the sequence is gone")
+    func notEnded() {
+        var owners = SequenceOwners()
+        owners.claimed(sequence, claim(1), at: 0)
+        #expect(owners.end(goneFor: 10, at: 10) { _ in true } == [sequence])
+        owners.notEnded(sequence, at: 12)
+        #expect(owners.end(goneFor: 10, at: 21) { _ in true }.isEmpty)
+        #expect(owners.end(goneFor: 10, at: 22) { _ in true } == [sequence])
+        #expect(refusal(owners, claim(1))?.code == .stepAborted)
+        owners.claimed(sequence, claim(2), at: 30)
+        owners.use(sequence, over: 5)
+        owners.notEnded(sequence, at: 31)
+        #expect(owners.end(goneFor: 10, at: 100) { _ in true }.isEmpty && refusal(owners, claim(2)) == nil)
+        owners.forget(sequence)
+        owners.notEnded(sequence, at: 101)
+        #expect(owners.end(goneFor: 10, at: 200) { _ in true }.isEmpty)
+    }
+
     @Test("a client that is back in time, or that holds nothing, keeps its claim")
     func stays() {
         var owners = SequenceOwners()

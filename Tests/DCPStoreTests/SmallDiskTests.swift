@@ -154,8 +154,8 @@ struct SmallDiskTests {
     private func delete(
         _ values: inout [(Table, [UInt8], pages: Int)], _ transaction: inout WriteTransaction
     ) throws {
-        while let (table, key, pages) = values.last, transaction.canFree(pages) {
-            try transaction.delete(table, key, pages: pages)
+        while let value = values.last, transaction.canFree(value.pages) {
+            try transaction.delete(value.0, value.1, pages: value.pages)
             values.removeLast()
         }
     }

@@ -69,6 +69,7 @@ extension RankServer {
                 observe(.claimEnded(sequence, tokens: tokens, after: configuration.claimTimeout))
             } catch {
                 observe(.claimNotEnded(sequence, error))
+                owners.notEnded(sequence, at: now)
             }
         }
     }

@@ -66,7 +66,8 @@ extension RankServer {
             return MatchTokens.Reply(found.map { HeldLength(sequence: $0.sequence, length: $0.length.value) })
         } then: { [self] result in
             counters.prefixMatches.note(result)
-            if let found = try? result.get().found { uses.note([found.sequence]) }
+            // Not of one that was closed meanwhile: nothing would make the log forget it.
+            if let found = try? result.get().found, cache.holds(found.sequence) { uses.note([found.sequence]) }
             done(result)
         }
     }

@@ -125,6 +125,12 @@ package struct SequenceOwners {
         return ended
     }
 
+    /// The uncommitted tokens of a sequence whose claim has ended could not be taken back: they are due again when their
+    /// holder has been gone for as long once more, unless another has come.
+    package mutating func notEnded(_ sequence: SequenceID, at now: UInt64) {
+        if owners[sequence]?.hasEnded == true { gone[sequence] = now }
+    }
+
     /// For how long the holder of a sequence has been gone; nil while it is present, or without a holder.
     package func goneFor(_ sequence: SequenceID, at now: UInt64) -> UInt64? { gone[sequence].map { now - $0 } }
 }
