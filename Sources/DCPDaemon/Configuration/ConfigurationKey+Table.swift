@@ -65,7 +65,7 @@ package struct CoordinatorKeys: SettingTable {
     package let canaryInterval = ConfigurationKey<Duration?>(
         .coordinator, "canary-interval", .secondsOrOff(0.1...3600), default: "10",
         "The interval between canaries, small steps through all ranks, in seconds; or off.",
-        "`/healthz` succeeds only if a canary succeeded within the last three intervals. A canary leaves nothing behind: its "
+        "`/healthz` fails if no canary succeeded within the last three intervals. A canary leaves nothing behind: its "
             + "tokens are never committed. It also works with full stores; only the first one needs to write.")
     package let replaceStore = ConfigurationKey<Set<RankLoss>>(
         .coordinator, "replace-store", .losses(.store), unset: [], isReloadable: true,
@@ -159,8 +159,8 @@ package struct RankKeys: SettingTable {
     package let canaryInterval = ConfigurationKey<Duration?>(
         .rank, "canary-interval", .secondsOrOff(0.1...3600), default: "10",
         "The interval at which the coordinator sends canaries, in seconds; or off.",
-        "The same value as `coordinator.canary-interval`: a rank's `/healthz` succeeds only if a canary succeeded within the "
-            + "last three intervals.")
+        "The same value as `coordinator.canary-interval`: a rank's `/healthz` fails if no canary succeeded within the last "
+            + "three intervals.")
     package let http = httpKey(
         .rank, default: "unix:/run/dcp/rank-{rank}.http", example: "`127.0.0.1:947{rank}`, for ranks 0 to 9,")
     package let httpAnyAddress = httpAnyAddressKey(.rank)

@@ -149,8 +149,8 @@ package struct JournalEvent: Hashable, Sendable {
         "df80d32412a644558635ae22d036b070", "The coordinator's canaries fail, or succeed again",
         """
         Every canary-interval the coordinator sends a small step through all ranks and checks the answer. The entry
-        gives the reason for the first failure; the next entry follows when canaries succeed again. Meanwhile the
-        coordinator's /healthz answers 503.
+        gives the reason for the first failure; the next entry follows when canaries succeed again. From three intervals
+        after the last success on, the coordinator's /healthz answers 503.
 
         While a rank is missing, canaries fail; they succeed again when it is back. Otherwise run one yourself:
             dcpctl health

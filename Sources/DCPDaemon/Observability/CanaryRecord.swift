@@ -38,7 +38,7 @@ final class CanaryRecord: Sendable {
         }
     }
 
-    var failure: String? { state.withLock { $0.failure?.message } }
+    var failure: ServiceError? { state.withLock { $0.failure } }
     var age: Duration? { state.withLock { $0.lastSuccess }.map { .now - $0.instant } }
 
     func add(to exposition: inout Exposition) {

@@ -23,7 +23,9 @@ struct CoordinatorObserved: Observed {
         }
     }
 
-    func health() async -> HealthVerdict { await readiness().health(failure: canaries.failure) }
+    func health() async -> HealthVerdict {
+        await readiness().health(failure: canaries.failure, runningSeconds: process.age / .seconds(1))
+    }
 
     private func verdict(refusal: String?, epoch: UInt64?) -> HealthVerdict {
         HealthVerdict(

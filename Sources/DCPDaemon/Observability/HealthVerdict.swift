@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+package import DCPCore
+
 /// The answer of `/healthz` and `/readyz`: the verdict, its reason in one line, and figures. A value without a clock.
 package struct HealthVerdict: Encodable, Hashable, Sendable {
     package var ok: Bool
@@ -23,7 +25,7 @@ package struct HealthVerdict: Encodable, Hashable, Sendable {
         }
     }
 
-    /// As many missed canaries make a daemon unhealthy. One may be lost to a change of membership.
+    /// As many missed canaries make a daemon unhealthy, also from its start. One may be lost to a change of membership.
     package static let intervalsMax = 3.0
 
     /// `/readyz`: whether requests are served at this moment.
@@ -40,9 +42,12 @@ package struct HealthVerdict: Encodable, Hashable, Sendable {
         self.canary = canary
     }
 
-    /// `/healthz`: whether a canary succeeded recently. Without canaries it is the same as the readiness.
-    /// - Parameter failure: what the last canary met, when it failed.
-    package func health(failure: String?) -> HealthVerdict {
+    /// `/healthz`: whether a canary succeeded recently. Without canaries, and while a new daemon waits for its first, it is
+    /// the same as the readiness.
+    /// - Parameters:
+    ///   - failure: what the last canary met, when it failed.
+    ///   - runningSeconds: since the start of the daemon.
+    package func health(failure: ServiceError?, runningSeconds: Double) -> HealthVerdict {
         var verdict = self
         guard let interval = canary.intervalSeconds else {
             if ok { verdict.reason = "canaries are off (canary-interval: off); ready" }
@@ -54,8 +59,15 @@ package struct HealthVerdict: Encodable, Hashable, Sendable {
             verdict.reason = ""
             return verdict
         }
+        // The first canary of a new coordinator is sent before its ranks have registered. Whether the cluster is still
+        // incomplete is in the readiness.
+        let wasIncomplete = failure.map { $0.code == .notReady } ?? true
+        if canary.ageSeconds == nil, wasIncomplete, runningSeconds <= limit {
+            if ok { verdict.reason = "no canary yet, \(Int(runningSeconds)) s after the start; ready" }
+            return verdict
+        }
         verdict.ok = false
-        let cause = failure.map { ": \($0)" } ?? (reason.isEmpty ? "" : ": \(reason)")
+        let cause = failure.map { ": \($0.message)" } ?? (reason.isEmpty ? "" : ": \(reason)")
         verdict.reason = Self.oneLine(
             canary.ageSeconds.map { "no canary succeeded for \(Int($0)) s, but the limit is \(Int(limit)) s\(cause)" }
                 ?? "no canary has succeeded yet\(cause)")

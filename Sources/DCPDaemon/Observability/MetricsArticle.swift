@@ -69,7 +69,8 @@ package enum MetricsArticle {
         and compares the answer with its own computation. Its verdict covers the whole cluster. A rank's verdict covers
         its own part: that its share of a canary was computed, exchanged and answered. Ranks do not learn the interval
         from the coordinator: change `canary-interval` on all daemons together. With `off` there are no canaries, and
-        `/healthz` reports the same as `/readyz` and says so.
+        `/healthz` reports the same as `/readyz` and says so. A daemon that has just started does the same until its
+        first canary succeeds, for at most three intervals, unless a canary fails in a complete cluster.
 
         All canaries use one sequence, `.canary` of the model `.canary`. Its tokens are never committed and are rolled
         back at the end: only the first canary, which opens the sequence, writes to the disk. A store that is full or no
@@ -80,7 +81,8 @@ package enum MetricsArticle {
 
         ## Aggregating
 
-        Counters start at zero with the process (`process_start_time_seconds`). Histogram buckets are fixed, from 100 us
+        Counters start at zero with the process (`process_start_time_seconds`). `increase` does not see what a process
+        counts before its first scrape; the alert rules show how to include it. Histogram buckets are fixed, from 100 us
         to 60 s, each about two and a half times the one before, so a quantile is accurate to that factor. A duration
         starts when the daemon's event loop reads the request; it does not include time in the socket before.
 

@@ -8,8 +8,11 @@ internal import Glibc
 /// Metrics of the process, for both daemons.
 struct ProcessFigures: Sendable {
     private let start = Date().timeIntervalSince1970
+    private let began = ContinuousClock.now
     /// Empty for a daemon without kernels.
     let kernels: String
+
+    var age: Duration { ContinuousClock.now - began }
 
     func add(to exposition: inout Exposition) {
         exposition.add(.buildInfo, [([Release.current, kernels], 1)])

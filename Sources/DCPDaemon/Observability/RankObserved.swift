@@ -37,7 +37,9 @@ struct RankObserved: Observed {
         }
     }
 
-    func health() async -> HealthVerdict { await readiness().health(failure: nil) }
+    func health() async -> HealthVerdict {
+        await readiness().health(failure: nil, runningSeconds: process.age / .seconds(1))
+    }
 
     private func verdict(_ measured: RankMeasurements) -> HealthVerdict {
         verdict(refusal: measured.refusal?.message, epoch: measured.epoch.value, canaryAge: measured.canaryAge)

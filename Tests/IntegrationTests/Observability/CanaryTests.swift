@@ -25,7 +25,7 @@ extension Integration {
         func health() async throws {
             try await setup.run { cluster in
                 for role in Self.ranks + [.coordinator] {
-                    let answer = try await cluster.get("/healthz", of: role) { $0.status == 200 }
+                    let answer = try await cluster.get("/healthz", of: role) { $0.isHealthyByCanary }
                     let canary = try #require(try answer.json()["canary"] as? [String: Any])
                     #expect(canary["interval_seconds"] as? Double == 1)
                     #expect(try answer.json()["ok"] as? Bool == true)
@@ -38,10 +38,28 @@ extension Integration {
                 _ = try await cluster.get("/healthz", of: Self.ranks[0]) { $0.status == 503 }
                 try cluster.local.start(.rank(RankIndex(1)))
                 for role in Self.ranks + [.coordinator] {
-                    _ = try await cluster.get("/healthz", of: role) { $0.status == 200 }
+                    _ = try await cluster.get("/healthz", of: role) { $0.isHealthyByCanary }
                 }
                 let log = try cluster.log(of: .coordinator)
                 #expect(log.contains("A canary failed") && log.contains("Canaries succeed again"))
+            }
+        }
+
+        @Test("a daemon that waits for its first canary is as healthy as it is ready")
+        func first() async throws {
+            var setup = ClusterSetup()
+            setup.coordinatorArguments = ["--canary-interval", "3600"]
+            setup.rankArguments = ["--canary-interval", "3600"]
+            try await setup.run { cluster in
+                for role in Self.ranks + [.coordinator] {
+                    _ = try await cluster.get("/healthz", of: role) { $0.status == 200 }
+                }
+                try await cluster.local.kill(.rank(RankIndex(1)))
+                _ = try await cluster.get("/readyz", of: .coordinator) { $0.status == 503 }
+                try cluster.local.start(.rank(RankIndex(1)))
+                _ = try await cluster.get("/readyz", of: .coordinator) { $0.status == 200 }
+                let answer = try await cluster.get("/healthz", of: Self.ranks[1]) { $0.status == 200 }
+                #expect(try #require(answer.json()["reason"] as? String).contains("no canary yet"))
             }
         }
 
@@ -49,7 +67,7 @@ extension Integration {
         func secure() async throws {
             try await SecureCluster.run(arguments: ["--canary-interval", "1"]) { secure in
                 for role in Self.ranks + [.coordinator] {
-                    _ = try await secure.cluster.get("/healthz", of: role) { $0.status == 200 }
+                    _ = try await secure.cluster.get("/healthz", of: role) { $0.isHealthyByCanary }
                 }
             }
         }
@@ -85,7 +103,7 @@ extension Integration {
             setup.blockTokens = 64
             setup.rankArguments += ["--disk-limit", "6MiB"]
             try await setup.run { cluster in
-                _ = try await cluster.get("/healthz", of: .coordinator) { $0.status == 200 }
+                _ = try await cluster.get("/healthz", of: .coordinator) { $0.isHealthyByCanary }
                 let trace = Trace(try shape(layers: 2, 4, 4, 64, 64, .float32), tokens: 12_000, salt: 912)
                 try await cluster.withClient { client in
                     let sequence = try await client.open(trace, "s", model: "m")

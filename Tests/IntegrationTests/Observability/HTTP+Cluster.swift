@@ -10,6 +10,9 @@ extension HTTP.Answer {
     func json() throws -> [String: Any] {
         try #require(try JSONSerialization.jsonObject(with: Data(body.utf8)) as? [String: Any])
     }
+
+    /// Of `/healthz`. A daemon that waits for its first canary says as much as its readiness.
+    var isHealthyByCanary: Bool { status == 200 && body.contains(#""age_seconds":"#) }
 }
 
 extension TestCluster {
