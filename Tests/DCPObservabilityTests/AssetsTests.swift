@@ -34,11 +34,15 @@ struct AssetsTests {
         for name in names.sorted() { #expect(known.contains(name), "\(file) uses \(name)") }
     }
 
+    private static func panels() throws -> [[String: Any]] {
+        let document = try JSONSerialization.jsonObject(with: Data(text("dcp-dashboard.json").utf8))
+        let dashboard = try #require(document as? [String: Any])
+        return try #require(dashboard["panels"] as? [[String: Any]])
+    }
+
     @Test("the dashboard is JSON; every panel has a query, its own number and its place")
     func dashboard() throws {
-        let document = try JSONSerialization.jsonObject(with: Data(Self.text("dcp-dashboard.json").utf8))
-        let dashboard = try #require(document as? [String: Any])
-        let panels = try #require(dashboard["panels"] as? [[String: Any]])
+        let panels = try Self.panels()
         #expect(Set(panels.compactMap { $0["id"] as? Int }).count == panels.count)
         for panel in panels where panel["type"] as? String != "row" {
             let title = panel["title"] as? String ?? ""
@@ -49,6 +53,26 @@ struct AssetsTests {
                 #expect(!names.isEmpty && names.isSubset(of: Self.series), "\(title): \(expression)")
             }
         }
+    }
+
+    @Test("a legend names its query's quantile, and an age is of something that has been")
+    func legends() throws {
+        var quantiles = 0
+        for target in try Self.panels().compactMap({ $0["targets"] as? [[String: Any]] }).joined() {
+            let expression = try #require(target["expr"] as? String)
+            let legend = target["legendFormat"] as? String ?? ""
+            let quantile = expression.firstMatch(of: /histogram_quantile\(([0-9.]+),/).flatMap {
+                Decimal(string: String($0.output.1))
+            }
+            let named = legend.firstMatch(of: /\bp([0-9.]+)$/).flatMap { Decimal(string: String($0.output.1)) }
+            #expect(named == quantile.map { $0 * 100 }, "\(legend): \(expression)")
+            quantiles += quantile == nil ? 0 : 1
+            // A timestamp of what has never been is 0, and its age decades.
+            if expression.contains(/time\(\) - .*_timestamp_seconds/) {
+                #expect(expression.contains(/_timestamp_seconds\{.*\} > 0/), "\(expression)")
+            }
+        }
+        #expect(quantiles >= 6)
     }
 
     @Test("every alert has a severity, a summary, a description, and a page that there is")
