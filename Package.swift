@@ -174,7 +174,7 @@ let package = Package(
         tests("DCPWire", [nioCore]),
         tests("DCPTransport", ["DCPCertificates", "DCPWire", nioCore, nioPosix, nioSSL]),
         tests("DCPCollectives"),
-        tests("DCPRank", ["DCPAttention", "DCPCache", "DCPWire", "DCPTransport", nioCore, nioPosix]),
+        tests("DCPRank", ["DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", nioCore, nioPosix]),
         tests("DCPCoordinator", ["DCPWire", "DCPStore", "DCPTransport"]),
         tests("DCPClient", ["DCPWire", "DCPTransport"]),
         tests("DCPSafetensors"),

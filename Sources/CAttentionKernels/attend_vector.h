@@ -167,9 +167,10 @@ DCP_INLINE void dcp_load_scales(int type, dcp_group *group, const void *keys) {
     const float *key_scales = dcp_panel_scales(keys, rows->key_dim, rows->block_tokens) + group->first;
     const float *value_scales = dcp_panel_scales(group->values, rows->value_dim, rows->value_tokens) + group->first;
     const int64_t padded = dcp_padded(group->tokens);
-    const dcp_vec scale = vec_set1(rows->scale * dcp_units(type)), unit = vec_set1(dcp_units(type));
+    // The unit times a key's scale is exact; times the largest scales of layers it would be infinite.
+    const dcp_vec scale = vec_set1(rows->scale), unit = vec_set1(dcp_units(type));
     for (int64_t t = 0; t < padded; t += dcp_width) {
-        vec_store(group->key_scales + t, vec_mul(vec_load(key_scales + t), scale));
+        vec_store(group->key_scales + t, vec_mul(vec_mul(vec_load(key_scales + t), unit), scale));
         vec_store(group->value_scales + t, vec_mul(vec_load(value_scales + t), unit));
     }
 }

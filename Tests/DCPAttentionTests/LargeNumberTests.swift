@@ -52,7 +52,7 @@ struct LargeNumberTests {
 
     @Test("queries and keys at their limits give finite scores, the same as in Float64", arguments: Variant.all)
     func scores(variant: Variant) throws {
-        for (dim, scale) in [(8, Float(1e-30)), (64, 0.125), (256, 1), (254, 1e6)] {
+        for (dim, scale) in [(8, Float(1e-30)), (64, 0.125), (256, 1), (254, 1e6), (8, 0x1p121)] {
             let keyDim = variant.dims(dim)
             for count in [1, 24] {
                 var problem = AttentionCase(

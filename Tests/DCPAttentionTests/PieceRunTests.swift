@@ -94,9 +94,12 @@ struct PieceRunTests {
         #expect(try AttentionStates.merge(partials).outputs.map(\.bitPattern) == added.map(\.bitPattern))
     }
 
-    @Test("the memory of states is known before anything is cut")
-    func states() {
-        let shapes = [(32, 8, 1), (32, 8, 5), (32, 8, 700), (128, 1, 1), (9, 3, 40), (8, 8, 64)]
+    @Test("the memory of states is known before anything is cut", arguments: AttentionKernels.available)
+    func states(kernels: AttentionKernels) {
+        let shapes = [
+            (32, 8, 1), (32, 8, 5), (32, 8, 32), (32, 8, 64), (64, 8, 32), (32, 8, 700), (128, 1, 1), (128, 8, 16),
+            (9, 3, 40), (8, 8, 64),
+        ]
         for (queryHeads, kvHeads, tokens) in shapes {
             for length in [1, 64, 1000, 12_000, 131_072, 2_000_000] {
                 let partition = HeadPartition(queryHeads: queryHeads, kvHeads: kvHeads, contextRanks: 1)
@@ -104,10 +107,11 @@ struct PieceRunTests {
                     format: .bfloat16, kvHeads: kvHeads, keyDim: 128, valueDim: 128, blockTokens: 64)
                 let split = WorkSplit(
                     partition: partition, heads: 0..<queryHeads, visible: .all(count: tokens, of: length),
-                    layout: layout, rowsMax: 64)
+                    layout: layout, rowsMax: kernels.name == "scalar" ? 256 : 64)
                 let numbers = split.tiles.reduce(0) { $0 + $1.rows * $1.pieces.count * (128 + 2) }
                 let bound = WorkSplit.stateByteCountMax(
-                    heads: queryHeads, tokens: tokens, keyTokens: length, partition: partition, layout: layout)
+                    heads: queryHeads, tokens: tokens, keyTokens: length, partition: partition, layout: layout,
+                    kernels: kernels)
                 #expect(numbers * 4 <= bound, "\(queryHeads)x\(kvHeads), \(tokens) on \(length)")
                 #expect(bound <= 4 * numbers * 4, "\(queryHeads)x\(kvHeads), \(tokens) on \(length)")
             }

@@ -3,6 +3,7 @@
 import DCPCache
 import DCPCore
 import DCPRank
+import DCPStore
 import DCPTestKit
 import DCPTransport
 import DCPWire

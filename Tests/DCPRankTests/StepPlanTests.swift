@@ -50,13 +50,16 @@ struct StepPlanTests {
         let plan = try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
         // Over the one token before position 5 that it owns there is one piece, with a state of each row.
         let rowByteCount = (32 + 2) * 4
-        let computed = 2 * 9 * (64 + 2 * 32) * 4 + 2 * 9 * rowByteCount
+        let queryByteCount = 64 * 4 + 64 * 6
+        let computed = 2 * 9 * (queryByteCount + 2 * 32 * 4) + 2 * 9 * rowByteCount
         #expect(plan.byteCount(of: request, threads: 1) == brought + 1024 + computed)
         // Over a long context there are 128 of the 9 heads' rows, and up to 256.
         request.entries = [.init(sequence: SequenceID(1), position: 8_000_000, count: 1)]
         request.keyValueTokens = 1
         let long = try StepPlan(request, layer: 0, model: try model(), cluster: try cluster(4), rank: RankIndex(1))
-        let states = long.byteCount(of: request, threads: 1) - request.payloadByteCount - 9 * (64 + 2 * 32) * 4
+        let states =
+            long.byteCount(of: request, threads: 1) - request.payloadByteCount
+            - 9 * (queryByteCount + 2 * 32 * 4)
         #expect(states >= 128 * 9 * rowByteCount && states <= 258 * 9 * rowByteCount)
         (request.entries, request.keyValueTokens) = ([.init(sequence: SequenceID(1), position: 5, count: 2)], 2)
         // Of positions 5 and 6 the rank owns one.

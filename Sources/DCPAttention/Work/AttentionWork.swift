@@ -29,6 +29,11 @@ public final class AttentionWork: @unchecked Sendable {
     let prefetch: PrefetchTable
     let split: WorkSplit
     let tileQueries: TileQueries
+    /// The most bytes that rows of queries take in the kernels' form.
+    package static func queryByteCountMax(rows: Int, _ layout: PanelLayout) -> Int {
+        TileQueries.byteCountMax(rows: rows, layout)
+    }
+
     /// Kernels that multiply bf16 round weights to it that are at most this share of the sum so far: a third less to
     /// compute. FlashAttention rounds all of them, which costs up to 2^-8 when few tokens weigh much; of light ones the
     /// errors cancel each other out. 0 over few tokens, where it would gain little. The number of rows has no part in

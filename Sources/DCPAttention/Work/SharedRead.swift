@@ -74,8 +74,9 @@ package final class SharedRead: Sendable {
     /// - Parameters:
     ///   - rows: query heads times tokens, over all entries.
     ///   - threads: how many compute pieces.
-    package static func byteCountMax(rows: Int, kvHeads: Int, keyDim: Int, valueDim: Int, threads: Int) -> Int {
-        rows * keyDim * 6 + threads * min(rows, kvHeads * rowsMax) * (valueDim + 2) * (4 + 8)
+    package static func byteCountMax(rows: Int, layout: PanelLayout, threads: Int) -> Int {
+        TileQueries.byteCountMax(rows: rows, layout)
+            + threads * min(rows, layout.kvHeads * rowsMax) * (layout.valueDim + 2) * (4 + 8)
     }
 }
 

@@ -23,6 +23,12 @@ final class TileQueries: @unchecked Sendable {
     private let keyDim: Int
     private let format: CacheFormat
 
+    /// The most bytes that rows of queries take, whichever kernels read them: three terms of a number, and for int8 also
+    /// the number.
+    static func byteCountMax(rows: Int, _ layout: PanelLayout) -> Int {
+        rows * layout.keyDim * (layout.format.hasWords ? 10 : 6)
+    }
+
     /// Space for some tiles.
     /// - Parameters:
     ///   - rows: the rows of each tile.

@@ -156,14 +156,17 @@ package struct WorkSplit: Sendable {
     ///   - heads: how many query heads are computed.
     ///   - tokens: how many query tokens.
     ///   - keyTokens: how many key tokens any of them sees.
+    ///   - kernels: the split's tiles have at most as many rows as they take.
     package static func stateByteCountMax(
-        heads: Int, tokens: Int, keyTokens: Int, partition: HeadPartition, layout: PanelLayout
+        heads: Int, tokens: Int, keyTokens: Int, partition: HeadPartition, layout: PanelLayout,
+        kernels: AttentionKernels = .chosen
     ) -> Int {
         let rows = heads * tokens
         guard rows > 0, keyTokens > 0 else { return 0 }
         let shared = partition.queryHeadsPerKVHead
         // Up to a tile for each KV head is one bundle. Many rows are several, at least as many as can hold them.
-        let bundles = shared * tokens <= headsMax ? 1 : blocks(rows, of: rowsMax)
+        let isOneTile = shared <= min(headsMax, kernels.rowsMax) && tokens <= kernels.rowsMax / shared
+        let bundles = isOneTile ? 1 : blocks(rows, of: rowsMax)
         let kvHeads = bundles == 1 ? min(heads, partition.kvHeads) : 1
         let isNested = bundles == 1 && shared * tokens <= nestedRowsMax
         let cut = Cut(

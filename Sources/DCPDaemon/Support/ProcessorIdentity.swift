@@ -14,6 +14,7 @@ package enum ProcessorIdentity {
         let kind = HostInspection.line(of: directory + "/modalias").split(separator: ":feature", maxSplits: 1).first
         let cpu = directory + "/cpu0"
         let others = [cpu + "/regs/identification/midr_el1"] + (0..<8).map { cpu + "/cache/index\($0)/size" }
-        return ([kind.map(String.init) ?? ""] + others.map(HostInspection.line(of:))).filter { !$0.isEmpty }.joined(separator: " ")
+        return ([kind.map(String.init) ?? ""] + others.map(HostInspection.line(of:))).filter { !$0.isEmpty }.joined(
+            separator: " ")
     }
 }

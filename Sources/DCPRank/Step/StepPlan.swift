@@ -142,7 +142,8 @@ public struct StepPlan: Sendable {
     }
 
     /// What a step holds while it is in flight, roughly: the tensors it brought, and in Float32 the group's queries, the states
-    /// of all pieces, its partials and the own heads' states; without queries the tensors alone.
+    /// of all pieces, its partials and the own heads' states, and the queries once more as the kernels read them; without
+    /// queries the tensors alone.
     /// - Parameter threads: that compute it.
     public func byteCount(of request: StepRequest, threads: Int) -> Int {
         let tensors = request.payloadByteCount
@@ -155,13 +156,12 @@ public struct StepPlan: Sendable {
                     heads: partition.queryHeads, tokens: entry.count, keyTokens: seenTokens(of: entry),
                     partition: partition, layout: panels)
         }
+        let rows = partition.queryHeads * tokens
         let shared =
             entries.count > 1 && hasContext
-            ? SharedRead.byteCountMax(
-                rows: partition.queryHeads * tokens, kvHeads: partition.kvHeads, keyDim: attention.keyDim,
-                valueDim: attention.valueDim, threads: threads) : 0
-        return tensors + states + shared
-            + partition.queryHeads * tokens * (attention.keyDim + 2 * attention.valueDim) * 4
+            ? SharedRead.byteCountMax(rows: rows, layout: panels, threads: threads) : 0
+        return tensors + states + shared + AttentionWork.queryByteCountMax(rows: rows, panels)
+            + rows * (attention.keyDim + 2 * attention.valueDim) * 4
     }
 
     /// How many tokens of this rank's shard an entry's first query sees, and so all of them between them.
