@@ -9,9 +9,9 @@ internal import SystemPackage
 final class BackupDirectory: Sendable {
     /// Its final path.
     let path: String
-    let partialPath: String
+    private let partial: PartialDirectory
 
-    /// - Throws: `.invalidRequest` if the name exists, or another backup to it is being written.
+    /// - Throws: `.invalidRequest` if the name exists; `.conflict` if another backup to it is being written.
     init(for path: String) throws(ServiceError) {
         let target = FilePath(path)
         guard !path.isEmpty, !path.utf8.contains(0), let name = target.lastComponent?.string else {
@@ -19,56 +19,39 @@ final class BackupDirectory: Sendable {
                 .invalidRequest, "\(path.debugDescription) is not a valid path for a new directory; choose another.")
         }
         self.path = target.string
-        partialPath = "\(target.directory.string)/.\(name).partial"
         var status = stat()
         guard lstat(self.path, &status) != 0 else {
             throw ServiceError(
                 .invalidRequest, "\(path) already exists, and a backup does not overwrite it; choose a new directory.")
         }
-        guard mkdir(partialPath, 0o700) == 0 else {
-            let number = errno
-            throw ServiceError(
-                .invalidRequest,
-                number == EEXIST
-                    ? "\(partialPath) exists: another backup to \(path) is running, or was killed. Wait for it, or "
-                        + "remove that directory."
-                    : "\(partialPath) cannot be made: \(systemMessage(number)). Choose a directory that this user may write to."
-            )
-        }
+        partial = try PartialDirectory("\(target.directory.string)/.\(name).partial")
     }
+
+    func makeFile(_ name: String) throws(ServiceError) -> StoreFileWriter { try partial.makeFile(name) }
 
     /// Renames it when everything is on the disk.
     func publish(_ manifest: BackupManifest) throws(ServiceError) {
-        let file = try StoreFileWriter(partialPath + "/" + BackupManifest.fileName)
+        let file = try makeFile(BackupManifest.fileName)
         let bytes = try manifest.encoded()
         try file.write(bytes[...], at: 0)
         _ = try file.finish(byteCount: bytes.count)
-        try syncDirectory(partialPath)
-        guard rename(partialPath, path) == 0 else {
-            throw ServiceError(.invalidRequest, "\(partialPath) cannot be renamed to \(path): \(systemMessage(errno)).")
+        try partial.sync()
+        let number = partial.publish(as: path)
+        guard number == 0 else {
+            throw ServiceError(
+                .invalidRequest, "\(partial.path) cannot be renamed to \(path): \(systemMessage(number)).")
         }
         try syncDirectory(FilePath(path).directory.string)
-    }
-
-    deinit {
-        // After the rename nothing is there of this name.
-        removeStoreDirectory(partialPath)
     }
 }
 
 /// Makes the names in a directory durable.
-func syncDirectory(_ path: String) throws(ServiceError) {
-    let directory = try openDescriptor(path, O_RDONLY | O_DIRECTORY)
+/// - Parameter shown: what an error names instead of the path.
+func syncDirectory(_ path: String, shown: String? = nil) throws(ServiceError) {
+    let directory = try openDescriptor(path, O_RDONLY | O_DIRECTORY, shown: shown)
     guard fsync(directory.value) == 0 else {
-        throw ServiceError(.invalidRequest, "The directory \(path) cannot be synced: \(systemMessage(errno)).")
+        throw ServiceError(.invalidRequest, "The directory \(shown ?? path) cannot be synced: \(systemMessage(errno)).")
     }
-}
-
-/// Removes a directory of files, as backups and stores are.
-func removeStoreDirectory(_ path: String) {
-    guard let names = fileNames(in: path) else { return }
-    for name in names { unlink("\(path)/\(name)") }
-    rmdir(path)
 }
 
 /// A sparse file that is written in order, with the checksum of its contents, holes as zeros.
@@ -81,9 +64,10 @@ final class StoreFileWriter {
     private static let zeros = [UInt8](repeating: 0, count: 1 << 20)
     private static let holeByteCount = 64 << 10
 
-    init(_ path: String) throws(ServiceError) {
-        self.path = path
-        descriptor = try openDescriptor(path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o600)
+    /// - Parameter shown: what errors name.
+    init(_ path: String, shown: String) throws(ServiceError) {
+        self.path = shown
+        descriptor = try openDescriptor(path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o600, shown: shown)
     }
 
     /// - Parameter offset: not before what is written already.

@@ -28,8 +28,8 @@ extension Cluster {
     /// - Parameters:
     ///   - stores: only these; nil for all.
     ///   - progress: called with the bytes done of those there are, as far as that is known.
-    /// - Throws: `.notReady`; `.conflict` when a daemon was restarted meanwhile; `.invalidRequest` when the directory is there
-    ///   or cannot be written.
+    /// - Throws: `.notReady`; `.conflict` when a daemon was restarted meanwhile, or another backup is writing the
+    ///   directory; `.invalidRequest` when the directory is there or cannot be written.
     public func backup(
         to path: String, of stores: [DaemonRole]? = nil,
         progress: @escaping @Sendable (_ done: Int, _ total: Int) -> Void = { _, _ in }
@@ -112,7 +112,7 @@ extension Cluster {
     private func copy(
         _ store: DaemonRole, _ copies: HeldCopies, into directory: BackupDirectory, _ standing: BackupStanding
     ) async throws(ServiceError) -> BackupManifest.File {
-        let file = try StoreFileWriter(directory.partialPath + "/" + BackupManifest.File.name(of: store))
+        let file = try directory.makeFile(BackupManifest.File.name(of: store))
         var (page, used) = (0, 0)
         while true {
             try checkNotCancelled()

@@ -9,8 +9,8 @@ internal import Glibc
 final class PartialStores {
     private let place: String
     private let owner: (user: uid_t, group: gid_t)
-    private var begun: [BackupManifest.File] = []
-    private var isWhole = false
+    private var begun: [String: PartialDirectory] = [:]
+    private static let dataName = "data.mdb"
 
     /// - Parameters:
     ///   - place: the parent directory of the stores.
@@ -20,12 +20,7 @@ final class PartialStores {
         self.owner = try Self.owner(owner, of: place)
     }
 
-    deinit {
-        if !isWhole { for file in begun { removeStoreDirectory(partialPath(file)) } }
-    }
-
     private func path(_ file: BackupManifest.File) -> String { "\(place)/\(file.store)" }
-    private func partialPath(_ file: BackupManifest.File) -> String { "\(place)/.\(file.store).partial" }
 
     /// - Throws: `.conflict` if the place of a store is taken.
     func checkIsFree(_ file: BackupManifest.File) throws(ServiceError) {
@@ -44,43 +39,52 @@ final class PartialStores {
     }
 
     /// The data file of a store that begins.
+    /// - Throws: `.conflict` if another restore is writing the store.
     func begin(_ file: BackupManifest.File) throws(ServiceError) -> StoreFileWriter {
-        let partial = partialPath(file)
-        // The remains of a killed restore are useless.
-        removeStoreDirectory(partial)
-        guard mkdir(partial, 0o700) == 0 else {
-            throw ServiceError(.invalidRequest, "\(partial) cannot be made: \(systemMessage(errno)).")
+        let partial = try PartialDirectory("\(place)/.\(file.store).partial")
+        guard partial.isOwn else {
+            throw ServiceError(
+                .conflict, "\(partial.path) was replaced by another user while it was made; restore in another place.")
         }
-        begun.append(file)
-        return try StoreFileWriter(partial + "/data.mdb")
+        begun[file.name] = partial
+        return try partial.makeFile(Self.dataName)
     }
 
     /// Renames the stores: all are complete, verified and on the disk.
     func publish(_ files: [BackupManifest.File]) throws(ServiceError) -> [RestoredStore] {
-        for file in files { try complete(partialPath(file)) }
+        for file in files { try complete(begun[file.name]!) }
+        // What came meanwhile is told before the first is in place.
+        for file in files { try checkIsFree(file) }
+        var published: [RestoredStore] = []
         for file in files {
-            guard rename(partialPath(file), path(file)) == 0 else {
-                throw ServiceError(
-                    .invalidRequest, "\(path(file)) cannot be put in place: \(systemMessage(errno)).")
-            }
+            let number = begun[file.name]!.publish(as: path(file))
+            guard number == 0 else { throw cannotPublish(file, systemMessage(number), after: published) }
+            published.append(RestoredStore(store: file.owner!, path: path(file), bytes: file.bytes))
         }
-        isWhole = true
         try syncDirectory(place)
-        return files.map { RestoredStore(store: $0.owner!, path: path($0), bytes: $0.bytes) }
+        return published
     }
 
-    private func complete(_ partial: String) throws(ServiceError) {
+    private func cannotPublish(
+        _ file: BackupManifest.File, _ reason: String, after published: [RestoredStore]
+    ) -> ServiceError {
+        let inPlace = published.map(\.path).joined(separator: ", ")
+        return ServiceError(
+            .invalidRequest,
+            "\(path(file)) cannot be put in place: \(reason). "
+                + (published.isEmpty
+                    ? "Nothing was restored."
+                    : "In place are only \(inPlace): move them away, or restore the others with --only."))
+    }
+
+    private func complete(_ partial: PartialDirectory) throws(ServiceError) {
         do throws(StoreError) {
-            try Environment.markCreated(in: partial)
+            try Environment.markCreated(in: partial.heldPath)
         } catch {
-            throw ServiceError(.invalidRequest, error.message)
+            throw ServiceError(.invalidRequest, "\(partial.path) cannot be completed: \(error.message)")
         }
         guard geteuid() == 0 else { return }
-        for path in [partial, partial + "/data.mdb", partial + "/" + Environment.createdMarkName] {
-            guard chown(path, owner.user, owner.group) == 0 else {
-                throw ServiceError(.invalidRequest, "\(path) cannot be given to its owner: \(systemMessage(errno)).")
-            }
-        }
+        try partial.give([Self.dataName, Environment.createdMarkName], to: owner)
     }
 
     private static func owner(

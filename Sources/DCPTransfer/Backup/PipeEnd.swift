@@ -34,7 +34,10 @@ public final class PipeEnd: Sendable {
         return try PipeEnd(STDIN_FILENO, O_RDONLY)
     }
 
-    init(_ number: Int32, _ access: Int32) throws(ServiceError) {
+    /// - Parameters:
+    ///   - number: of a descriptor that stays the caller's.
+    ///   - access: `O_RDONLY` or `O_WRONLY`.
+    package init(_ number: Int32, _ access: Int32) throws(ServiceError) {
         var status = stat()
         var opened: Int32 = -1
         if fstat(number, &status) == 0, status.st_mode & S_IFMT == S_IFIFO {

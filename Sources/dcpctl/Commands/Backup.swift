@@ -16,7 +16,7 @@ struct Backup: AsyncParsableCommand {
             `rsync -S` or `tar -S`.
 
             --only copies single stores, of a rank or the coordinator. An interrupted backup leaves nothing behind; a \
-            killed one leaves a hidden directory, which the next backup reports.
+            killed one leaves a hidden directory, which the next backup to the same directory removes.
 
             With - as the directory the same files go to standard output as a tar archive, with backup.json last, and \
             messages go to standard error. The reader must not pause for a minute. An interrupted archive is \
@@ -87,7 +87,7 @@ struct Restore: AsyncParsableCommand {
         discussion: """
             Each store gets its own directory, such as DIRECTORY/coordinator or DIRECTORY/rank-0. All checksums are \
             verified before the first store is put in place. An existing store is never overwritten; move it away \
-            first.
+            first. Two restores cannot write one store at once.
 
             With all stores of one backup the cluster starts in its earlier state. With only some of them it needs \
             further steps: see the article Backup. With - as the directory the command reads the output of `dcpctl \
