@@ -10,6 +10,8 @@ extension Cluster {
     /// for a minute.
     private static let touchPeriod = Duration.seconds(20)
     private static let beyondAllPages = WireReader.lengthMax
+    /// What is written of unused pages between two looks at the clock.
+    private static let zerosByteCount = 4 << 20
 
     /// Writes a snapshot of the stores of the coordinator and of all ranks from the same moment as a tar archive of the
     /// files that ``backup(to:of:progress:)`` makes: one store after the other, the manifest last. Steps and commits
@@ -28,12 +30,10 @@ extension Cluster {
             let archive = TarWriter(to: output, modified: Int(copies.heldAt.timeIntervalSince1970))
             let total = try await touch(stores[...], copies)
             var files: [BackupManifest.File] = []
-            for (index, store) in stores.enumerated() {
+            for index in stores.indices {
                 let done = files.reduce(0) { $0 + $1.bytes }
                 files.append(
-                    try await write(store, copies, to: archive, before: stores[(index + 1)...]) {
-                        progress(done + $0, total)
-                    })
+                    try await writeFirst(of: stores[index...], copies, to: archive) { progress(done + $0, total) })
             }
             let manifest = copies.manifest(files)
             let bytes = try manifest.encoded()
@@ -45,24 +45,36 @@ extension Cluster {
         }
     }
 
-    private func write(
-        _ store: DaemonRole, _ copies: HeldCopies, to archive: TarWriter, before others: ArraySlice<DaemonRole>,
-        progress: (Int) -> Void
+    /// Writes the first of some stores.
+    ///
+    /// Its unused pages are written as zeros, of which there may be more than a reader takes in a minute: the snapshots
+    /// are touched between these, too.
+    private func writeFirst(
+        of stores: ArraySlice<DaemonRole>, _ copies: HeldCopies, to archive: TarWriter, progress: (Int) -> Void
     ) async throws(ServiceError) -> BackupManifest.File {
+        let store = stores[stores.startIndex]
         let name = BackupManifest.File.name(of: store)
         var (page, used) = (0, 0)
         var touched = ContinuousClock.now
         while true {
-            try checkNotCancelled()
             let part = try await read(copies, of: store, from: page)
             if page == 0 { try archive.begin(name, byteCount: part.byteCount) }
-            for (offset, bytes) in part.contents { try archive.write(bytes, at: offset) }
             page = part.next
             used += part.bytes.count
-            progress(page * part.pageByteCount)
-            if .now - touched > Self.touchPeriod {
-                _ = try await touch(others, copies)
-                touched = .now
+            var runs = part.contents
+            // The unused pages behind the last run.
+            runs.append((offset: page * part.pageByteCount, bytes: []))
+            for (offset, bytes) in runs {
+                repeat {
+                    try checkNotCancelled()
+                    try archive.skip(to: min(archive.end + Self.zerosByteCount, offset))
+                    progress(archive.end)
+                    if .now - touched > Self.touchPeriod {
+                        _ = try await touch(stores, copies)
+                        touched = .now
+                    }
+                } while archive.end < offset
+                try archive.write(bytes, at: offset)
             }
             guard page == part.pages else { continue }
             return BackupManifest.File(

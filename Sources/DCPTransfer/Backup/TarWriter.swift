@@ -8,8 +8,8 @@ final class TarWriter {
     private let output: PipeEnd
     private let modified: Int
     private var gathered: [UInt8] = []
-    /// Of the file that is being written.
-    private var end = 0
+    /// How far the file that is being written has come.
+    private(set) var end = 0
     private var byteCount = 0
     private var checksum = CRC32C()
     private static let gatheredMax = 256 << 10
@@ -48,7 +48,9 @@ final class TarWriter {
         try flush()
     }
 
-    private func skip(to offset: Int) throws(ServiceError) {
+    /// Writes zeros.
+    /// - Parameter offset: at or after the bytes already written.
+    func skip(to offset: Int) throws(ServiceError) {
         precondition(offset >= end, "written in order")
         while end < offset { try add(Self.zeros[..<min(offset - end, Self.zeros.count)]) }
     }
