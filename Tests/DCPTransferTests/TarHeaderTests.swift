@@ -55,7 +55,7 @@ struct TarHeaderTests {
 
     @Test(
         "pax records that are none are refused",
-        arguments: ["size=5\n", "999 size=5\n", "9 size=x\n", "10 size=-1\n", "x"])
+        arguments: ["size=5\n", "999 size=5\n", "9 size=x\n", "10 size=-1\n", "28 size=9223372036854775807\n", "x"])
     func badPax(_ record: String) {
         var read = header
         #expect(throws: ServiceError.self) { try read.apply(pax: Array(record.utf8)) }

@@ -2,6 +2,7 @@
 
 public import DCPCore
 internal import DCPFiles
+internal import DCPWire
 internal import Foundation
 
 /// The contents of a backup, in its file `backup.json`, which is written last: a directory without it is not a backup.
@@ -24,6 +25,9 @@ public struct BackupManifest: Codable, Hashable, Sendable {
         public var store: String { String(name.dropLast(Self.suffix.count)) }
         /// The daemon of the store; nil for a foreign name.
         var owner: DaemonRole? { name.hasSuffix(Self.suffix) ? DaemonRole(fileName: store) : nil }
+
+        /// More than any store has.
+        static let byteCountMax = WireReader.lengthMax
 
         static func name(of owner: DaemonRole) -> String { owner.fileName + suffix }
         private static let suffix = ".mdb"
@@ -78,10 +82,21 @@ public struct BackupManifest: Codable, Hashable, Sendable {
             )
         }
         let stores = Set(files.map(\.name))
-        guard stores.count == files.count, files.allSatisfy({ $0.owner != nil && $0.bytes >= 0 }) else {
+        // No more files than a cluster has daemons, so that their sizes have a sum.
+        guard stores.count == files.count, files.count <= ClusterShape.ranksMax + 1,
+            files.allSatisfy({ $0.owner != nil })
+        else {
             throw ServiceError(
                 .invalidRequest,
                 "\(path) names files that do not belong to a backup: \(stores.sorted()).")
+        }
+        for file in files {
+            guard (0...File.byteCountMax).contains(file.bytes), (0...file.bytes).contains(file.usedBytes) else {
+                throw ServiceError(
+                    .invalidRequest,
+                    "\(path) says that \(file.name) has \(file.bytes) bytes and uses \(file.usedBytes), but the limits "
+                        + "are \(File.byteCountMax) bytes, and all of them used. Use another backup.")
+            }
         }
     }
 

@@ -132,7 +132,7 @@ extension TarHeader {
             let text = String(decoding: rest.prefix(length).dropFirst(digits.count + 1).dropLast(), as: UTF8.self)
             rest = rest.dropFirst(length)
             guard text.hasPrefix("size=") else { continue }
-            guard let size = Int(text.dropFirst(5)), size >= 0 else {
+            guard let size = Int(text.dropFirst(5)), (0...BackupManifest.File.byteCountMax).contains(size) else {
                 throw Self.refusal("a pax record has the size \(text.dropFirst(5).debugDescription)")
             }
             byteCount = size
