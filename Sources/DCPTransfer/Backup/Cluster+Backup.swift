@@ -54,7 +54,8 @@ extension Cluster {
                     + "\(all.map(\.fileName).joined(separator: ", "))."
             )
         }
-        return (topology, wanted ?? all)
+        // In one order, and none twice.
+        return (topology, all.filter { wanted?.contains($0) ?? true })
     }
 
     /// Makes all daemons hold their stores, and drop them at the end.

@@ -18,8 +18,8 @@ extension BackupManifest {
     ///   - stores: only these; nil for all that the backup has.
     ///   - owner: the user who will own them, for root; nil for the owner of `to`.
     ///   - progress: called with the bytes done of all.
-    /// - Throws: `.conflict` where something is in the place of a store; `.invalidRequest` for a backup that is not whole or
-    ///   damaged.
+    /// - Throws: `.conflict` where something is in the place of a store, or another restore is writing it;
+    ///   `.invalidRequest` for a backup that is not whole or damaged.
     public func restore(
         from directory: String, _ stores: [DaemonRole]? = nil, to place: String, owner: String? = nil,
         progress: (_ done: Int, _ total: Int) -> Void = { _, _ in }
@@ -40,18 +40,14 @@ extension BackupManifest {
     /// - Parameter backup: what the error names.
     func files(of stores: [DaemonRole]?, in backup: String) throws(ServiceError) -> [File] {
         guard let stores else { return files }
-        var some: [File] = []
-        for store in stores {
-            guard let file = files.first(where: { $0.name == File.name(of: store) }) else {
-                throw ServiceError(
-                    .invalidRequest,
-                    "The backup \(backup) has no store `\(store.fileName)`; its stores are "
-                        + "\(files.map(\.store).joined(separator: ", "))."
-                )
-            }
-            some.append(file)
+        let there = files.map(\.owner)
+        if let missing = stores.first(where: { !there.contains($0) }) {
+            throw ServiceError(
+                .invalidRequest,
+                "The backup \(backup) has no store `\(missing.fileName)`; its stores are "
+                    + "\(files.map(\.store).joined(separator: ", ")).")
         }
-        return some
+        return files.filter { file in file.owner.map { stores.contains($0) } ?? false }
     }
 }
 

@@ -146,7 +146,8 @@ extension Integration {
                 #expect(try FileManager.default.contentsOfDirectory(atPath: place.path("")).isEmpty)
                 try cluster.local.startRank(1)
                 try await cluster.waitUntilReady()
-                try await cluster.tool.run("backup", backup, "--only", "rank-1", "--only", "coordinator")
+                try await cluster.tool.run(
+                    "backup", backup, "--only", "rank-1", "--only", "coordinator", "--only", "rank-1")
                 try await cluster.tool.fails(
                     65, saying: ["no store `rank-7`"], ["backup", place.path("x"), "--only", "rank-7"])
             }
