@@ -7,7 +7,8 @@ internal import Yams
 /// The keys of a mapping in a model file or a config.json.
 ///
 /// Errors have the file, the line, the key's path, its value and the remedy. Both formats are read with Yams, because
-/// JSON is YAML: unlike Foundation's decoders, it keeps line numbers and refuses duplicate keys.
+/// JSON is YAML but for the halves of a surrogate pair: unlike Foundation's decoders, it keeps line numbers and refuses
+/// duplicate keys.
 struct ModelFields {
     /// Files beyond this describe no model.
     static let byteCountMax = 1 << 20
@@ -27,16 +28,7 @@ struct ModelFields {
 
     /// - Parameter file: for messages.
     init(_ text: String, file: String) throws(ServiceError) {
-        let root: Node?
-        do {
-            root = try Yams.compose(yaml: text)
-        } catch {
-            let (line, problem) = (error as? YamlError)?.located ?? (nil, "\(error)")
-            throw ServiceError(
-                .invalidModel,
-                "\(file)\(line.map { ":\($0)" } ?? "") is neither YAML nor JSON: \(problem). Correct the line.")
-        }
-        guard let root, case .mapping = root else {
+        guard let root = try Self.root(of: text, file: file), case .mapping = root else {
             throw ServiceError(
                 .invalidModel, "\(file) has no keys; give a model file, or a config.json with its --config.")
         }
@@ -54,10 +46,61 @@ struct ModelFields {
             guard case .scalar(let name) = key else {
                 throw ServiceError(.invalidModel, "\(file):\(line): a key of `\(path)` is not a word; correct it.")
             }
+            // `0` and `"0"` are two keys of YAML, and one here.
+            guard fields.updateValue((value, line), forKey: name.string) == nil else {
+                throw ServiceError(
+                    .invalidModel, "\(file):\(line): `\(name.string)` is given twice in `\(path)`; omit one of them.")
+            }
             names.append(name.string)
-            fields[name.string] = (value, line)
         }
         (self.file, self.path, self.line, self.names, self.fields) = (file, path, line, names, fields)
+    }
+
+    private static func root(of text: String, file: String) throws(ServiceError) -> Node? {
+        do {
+            let text = text.first { !$0.isWhitespace } == "{" ? joiningSurrogates(text) : text
+            // Aliases of aliases make a short file long without end, and Yams compares keys as it composes. When the anchors
+            // have names that nobody could know, every alias is an error before that.
+            if text.utf8.contains(UInt8(ascii: "&")) {
+                let name = String(UInt64.random(in: 0...UInt64.max), radix: 36)
+                let parts = text.split(separator: "&", omittingEmptySubsequences: false)
+                _ = try Yams.compose(yaml: parts.joined(separator: "&\(name)"))
+            }
+            return try Yams.compose(yaml: text)
+        } catch {
+            let (line, problem) = (error as? YamlError)?.located ?? (nil, "\(error)")
+            let place = "\(file)\(line.map { ":\($0)" } ?? "")"
+            throw ServiceError(
+                .invalidModel,
+                problem == "found undefined alias"
+                    ? "\(place) has an alias (*), which model files cannot have; write what it stands for, or quote it."
+                    : "\(place) is neither YAML nor JSON: \(problem). Correct the line.")
+        }
+    }
+
+    /// JSON escapes a character beyond 16 bits as two halves, `\ud83d\ude00`, and YAML as `\U0001f600`.
+    private static func joiningSurrogates(_ text: String) -> String {
+        var (joined, rest): ([UInt8], ArraySlice<UInt8>) = ([], Array(text.utf8)[...])
+        while let byte = rest.first {
+            if let high = escaped(rest), let low = escaped(rest.dropFirst(6)), high >> 10 == 0x36, low >> 10 == 0x37 {
+                let scalar = 0x10000 + (high & 0x3FF) << 10 + low & 0x3FF
+                joined += Array("\\U\(scalar.hexadecimal)".utf8)
+                rest = rest.dropFirst(12)
+            } else {
+                // What a backslash escapes, such as another one, begins no escape.
+                let count = byte == UInt8(ascii: "\\") ? 2 : 1
+                joined += rest.prefix(count)
+                rest = rest.dropFirst(count)
+            }
+        }
+        return String(decoding: joined, as: UTF8.self)
+    }
+
+    /// The number of an escape `\ud83d` that bytes begin with.
+    private static func escaped(_ bytes: ArraySlice<UInt8>) -> UInt32? {
+        guard bytes.starts(with: [UInt8(ascii: "\\"), UInt8(ascii: "u")]) else { return nil }
+        let digits = bytes.dropFirst(2).prefix(4)
+        return digits.count == 4 ? UInt32(String(decoding: digits, as: UTF8.self), radix: 16) : nil
     }
 
     private static func text(of file: String) throws(ServiceError) -> String {

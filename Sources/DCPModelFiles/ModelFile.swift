@@ -101,7 +101,7 @@ struct ModelFile {
         guard let all = try fields.fields("sinks") else { return [:] }
         var sinks: [Int: [Float]] = [:]
         for name in all.names {
-            guard let layer = Int(name), (0..<ModelDescription.layersMax).contains(layer) else {
+            guard let layer = Int(name), (0..<ModelDescription.layersMax).contains(layer), "\(layer)" == name else {
                 throw all.error(name, "is not the number of a layer; write `0: [...]` and so on.")
             }
             let logits = try all.required(

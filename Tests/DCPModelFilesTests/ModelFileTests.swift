@@ -81,6 +81,19 @@ struct ModelFileTests {
         #expect(model.revision == nil)
     }
 
+    @Test("JSON may escape any character, as two halves of a pair where it is beyond 16 bits")
+    func surrogates() throws {
+        func json(_ revision: String) -> String {
+            """
+            {"revision": "\(revision)", "kinds": {"k": {"query_heads": 1, "kv_heads": 1, "key_dim": 8}},
+            "layers": [{"kind": "k"}]}
+            """
+        }
+        #expect(try description(json(#"a\/\ud83d\ude00\uD83D\uDE00"#)).revision == "a/\u{1F600}\u{1F600}")
+        #expect(try description(json(#"\\ud83d\\ude00"#)).revision == #"\ud83d\ude00"#)
+        expectRefusal(json(#"\ud83d"#), saying: ["neither YAML nor JSON"])
+    }
+
     @Test("sinks: from the file, or beside it, for each layer of a kind that has them")
     func sinks() throws {
         let text = """
@@ -108,6 +121,8 @@ struct ModelFileTests {
         expectRefusal(text + "\nsinks: {0: [1], 2: [1, 2]}", saying: ["Layer 0 has 1 sinks"])
         expectRefusal(text + "\nsinks: {0: [1, .inf], 2: [1, 2]}", saying: ["`sinks.0`", "`.inf`"])
         expectRefusal(text + "\nsinks: {first: [1, 2]}", saying: [":5:", "`sinks.first`", "number of a layer"])
+        expectRefusal(text + "\nsinks: {00: [1, 2]}", saying: [":5:", "`sinks.00`", "number of a layer"])
+        expectRefusal(text + "\nsinks: {0: [1, 1], \"0\": [2, 2]}", saying: [":5:", "`0` is given twice in `sinks`"])
     }
 
     @Test("the command line must not contradict the file")
@@ -164,14 +179,11 @@ struct ModelFileTests {
         }
         #expect(try description(kinds + nested(4)).layers == 8)
         expectRefusal(kinds + nested(5), saying: ["deeper than 4"])
-        // Anchors make a short file long; it ends at the layers that a model may have.
-        let bomb = """
-            kinds: {k: {query_heads: 1, kv_heads: 1, key_dim: 8}}
-            layers:
-              - layers: &a [\(String(repeating: "{kind: k}, ", count: 1000))]
-              - layers: [\(String(repeating: "{layers: *a}, ", count: 1000))]
-            """
-        expectRefusal(bomb, saying: ["layers, more than 1024"])
+        // Aliases make a short file long without end.
+        let doubled = (1..<40).map { "a\($0): &a\($0) [*a\($0 - 1), *a\($0 - 1)]\n" }.joined()
+        expectRefusal("a0: &a0 [x, x]\n\(doubled)? *a39\n: 1\n", saying: [":2 ", "alias"])
+        expectRefusal(kinds + "*a", saying: [":2 ", "alias"])
+        #expect(try description("revision: R&D *a\n" + kinds + nested(1)).revision == "R&D *a")
         let error = #expect(throws: ServiceError.self) {
             try ModelSource(.modelFile(directory.path("absent"))).description()
         }
