@@ -78,11 +78,17 @@ final class PartialFile: Sendable {
             let token = String(UInt64.random(in: 0...UInt64.max), radix: 36)
             let path = "\(directory)/\(prefix(name))\(getpid())-\(token)\(suffix)"
             let descriptor = try openDescriptor(path, O_WRONLY | O_CREAT | O_EXCL, shown: target)
+            let locked = dcp_lock_exclusive(descriptor.value)
+            guard locked == 0 || locked == -EWOULDBLOCK else {
+                unlink(path)
+                throw ServiceError(
+                    .invalidRequest,
+                    "\(target) cannot be written: files in \(directory) cannot be locked (\(systemMessage(-locked))). Choose "
+                        + "a path on another file system.")
+            }
             // Between the two calls another writer of the name may have found the file without a lock and removed it.
             var status = stat()
-            if dcp_lock_exclusive(descriptor.value) == 0, fstat(descriptor.value, &status) == 0, status.st_nlink > 0 {
-                return (path, descriptor)
-            }
+            if locked == 0, fstat(descriptor.value, &status) == 0, status.st_nlink > 0 { return (path, descriptor) }
         }
     }
 
@@ -97,15 +103,25 @@ final class PartialFile: Sendable {
             let found = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
                 String(validating: bytes.prefix { $0 != 0 }, as: UTF8.self)
             }
-            guard let found, found.utf8.count > prefix(name).utf8.count + suffix.utf8.count,
-                found.utf8.starts(with: prefix(name).utf8), found.hasSuffix(suffix),
-                // Not one of `NAME.other`.
-                !found.utf8.dropFirst(prefix(name).utf8.count).dropLast(suffix.utf8.count).contains(UInt8(ascii: ".")),
+            guard let found, isPartial(found, of: name),
                 let descriptor = try? openDescriptor("\(directory)/\(found)", O_RDONLY | O_NOFOLLOW | O_NONBLOCK),
                 dcp_lock_exclusive(descriptor.value) == 0
             else { continue }
             unlink("\(directory)/\(found)")
         }
+    }
+
+    /// Whether a name is one that `create` gives: a process and a token, and not what somebody else called so.
+    private static func isPartial(_ found: String, of name: String) -> Bool {
+        let (prefix, found) = (Array(prefix(name).utf8), Array(found.utf8))
+        guard found.count > prefix.count + suffix.utf8.count, found.starts(with: prefix),
+            found.suffix(suffix.utf8.count).elementsEqual(suffix.utf8)
+        else { return false }
+        let parts = found.dropFirst(prefix.count).dropLast(suffix.utf8.count).split(
+            separator: UInt8(ascii: "-"), omittingEmptySubsequences: false)
+        let digits = UInt8(ascii: "0")...UInt8(ascii: "9"), letters = UInt8(ascii: "a")...UInt8(ascii: "z")
+        return parts.count == 2 && parts.allSatisfy { !$0.isEmpty } && parts[0].allSatisfy { digits.contains($0) }
+            && parts[1].allSatisfy { digits.contains($0) || letters.contains($0) }
     }
 
     private func failure(_ number: Int32) -> ServiceError {
