@@ -80,8 +80,14 @@ public final class SafetensorsWriter: Sendable {
         }
         let header = SafetensorsHeaderText.bytes(
             of: zip(ordered, placed).map { ($0, $1.byteRange) }, metadata: metadata)
+        guard case (let byteCount, false) = offset.addingReportingOverflow(header.count) else {
+            throw ServiceError(
+                .invalidRequest,
+                "\(path): the header's \(header.count) bytes and the tensors' \(offset) are more than \(Int.max); correct "
+                    + "the shapes.")
+        }
         self.path = path
-        file = try PartialFile(for: path, byteCount: header.count + offset)
+        file = try PartialFile(for: path, byteCount: byteCount)
         self.dataOffset = header.count
         self.indexByName = indexByName
         self.state = Mutex(State(tensors: placed))

@@ -83,6 +83,8 @@ struct SafetensorsWriteTests {
             [.init(name: "__metadata__", dataType: .float32, shape: [1])],
             [.init(name: "o", dataType: .float32, shape: [-1])],
             [.init(name: "o", dataType: .float32, shape: [.max, 2])],
+            // 2^63 - 8 bytes, and a header.
+            (0..<8).map { SafetensorsWriter.Declaration(name: "\($0)", elements: .uint8, shape: [1 << 60 - 1]) },
         ] {
             let error = #expect(throws: ServiceError.self) { try SafetensorsWriter(path: path, tensors: declarations) }
             #expect(error?.code == .invalidRequest)
@@ -108,17 +110,23 @@ struct SafetensorsWriteTests {
     @Test("the next writer of the same name removes a killed writer's file; others' and a live one's stay")
     func abandonedFiles() throws {
         let path = directory.path("o.safetensors")
-        let (dead, other) = (".o.safetensors.1-a.partial", ".o.safetensors.x.1-a.partial")
-        for name in [dead, other] { try Data("half".utf8).write(to: URL(filePath: directory.path(name))) }
+        let dead = ".o.safetensors.1-a.partial"
+        // Of another file, and of somebody else.
+        let others = [
+            ".o.safetensors.x.1-a.partial", ".o.safetensors.mine.partial", ".o.safetensors.1-a-b.partial",
+            ".o.safetensors.-a.partial", ".o.safetensors.1-.partial", ".o.safetensors.1-A.partial",
+        ]
+        for name in [dead] + others { try Data("half".utf8).write(to: URL(filePath: directory.path(name))) }
         let first = try SafetensorsWriter(path: path, tensors: [.init(name: "o", dataType: .float32, shape: [1])])
         let second = try SafetensorsWriter(path: path, tensors: [.init(name: "o", dataType: .float32, shape: [1])])
         let names = try directory.contents()
-        #expect(names.count == 3 && names.contains(other) && !names.contains(dead), "\(names)")
+        #expect(names.count == 2 + others.count && !names.contains(dead), "\(names)")
+        #expect(Set(names).isSuperset(of: others), "\(names)")
         for writer in [first, second] {
             try writer.append([1], to: "o")
             try writer.finish()
         }
-        #expect(try Set(directory.contents()) == [other, "o.safetensors"])
+        #expect(try Set(directory.contents()) == Set(others + ["o.safetensors"]))
     }
 
     @Test("names of tensors are bytes: equal in Unicode and unequal in bytes are two")

@@ -23,7 +23,7 @@ struct SubmissionPlan: Sendable {
     ) throws(ServiceError) {
         self.modelName = modelName
         sequenceName = Self.sequenceName(file, options)
-        position = try file.integer("position", flag: options.position)
+        position = try Self.position(file, options)
         let fileLayers = (file.layers.map(\.index).max() ?? 0) + 1
         let statedLayers = try file.integer("layers", flag: options.layers)
         let known = options.description ?? known
@@ -61,6 +61,17 @@ struct SubmissionPlan: Sendable {
         self.prefill = prefill
         chunk = options.chunk
         tokens = file.tokens
+    }
+
+    private static func position(_ file: SubmitFile, _ options: SubmitOptions) throws(ServiceError) -> Int? {
+        guard let position = try file.integer("position", flag: options.position) else { return nil }
+        guard (0...WireReader.lengthMax - file.tokens).contains(position) else {
+            throw ServiceError(
+                .invalidRequest,
+                "\(file.path): \(file.tokens) tokens at position \(position) are outside 0...\(WireReader.lengthMax), the "
+                    + "longest sequence; correct the metadata's position, or --position.")
+        }
+        return position
     }
 
     /// The token ranges of the steps from one of the file's tokens on: chunks of prefill, then single tokens.

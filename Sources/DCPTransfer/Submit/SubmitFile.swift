@@ -65,6 +65,12 @@ public struct SubmitFile: Sendable {
                     "\(path): \(layer.keys.name) is \(layer.keys.dataType.name) and \(values.name) "
                         + "\(values.dataType.name); store both in one dtype.")
             }
+        } else if !LayerAttention.valueDims.contains(layer.valueDim) {
+            throw ServiceError(
+                .invalidRequest,
+                "\(path): value_dim \(layer.valueDim) of layer \(layer.index) is outside "
+                    + "\(LayerAttention.valueDims.lowerBound)...\(LayerAttention.valueDims.upperBound); correct the "
+                    + "metadata.")
         }
         for tensor in [layer.queries, layer.keys] + [layer.values].compactMap(\.self) {
             if let found = try tensor.firstNonFiniteValue() { throw found.error(file: path) }
@@ -109,6 +115,7 @@ extension SubmitFile {
                 return Int(parts[1]).flatMap { $0 >= 0 && String($0) == parts[1] ? $0 : nil }
             }
         ).sorted()
+        if let index = indices.last ?? layer { try check(index: index, file.path) }
         guard indices.isEmpty else {
             guard layer == nil else {
                 throw ServiceError(
@@ -127,6 +134,15 @@ extension SubmitFile {
                     + ".k and .v for several.")
         }
         return [try tensors(of: file, layer ?? 0, "", model)]
+    }
+
+    /// - Throws: `.invalidModel` for a layer that no model has.
+    private static func check(index: Int, _ path: String) throws(ServiceError) {
+        guard !(0..<ModelDescription.layersMax).contains(index) else { return }
+        throw ServiceError(
+            .invalidModel,
+            "\(path): layer \(index) is outside 0..<\(ModelDescription.layersMax); correct the tensors' names, or "
+                + "--layer.")
     }
 
     private static func tensors(

@@ -40,6 +40,17 @@ extension Integration {
             return file(members.joined(separator: ","), bytes: offset, metadata: metadata)
         }
 
+        /// `q` and `k` [1, 1, 8] of f32 in one layer.
+        private static func layer(_ index: Int) -> String {
+            ["q": "[0,32]", "k": "[32,64]"].sorted { $0.key > $1.key }.map { name, range in
+                "\"layers.\(index).\(name)\":{\"dtype\":\"F32\",\"shape\":[1,1,8],\"data_offsets\":\(range)}"
+            }.joined(separator: ",")
+        }
+
+        private static func stated(_ key: String, _ value: Int) -> String {
+            "\"__metadata__\":{\"\(key)\":\"\(value)\"},"
+        }
+
         private static func badFiles(good: Data) -> [BadFile] {
             let q = "\"q\":{\"dtype\":\"F32\",\"shape\":[2,4,8],\"data_offsets\":[0,"
             return [
@@ -87,6 +98,17 @@ extension Integration {
                 BadFile(
                     name: "layer-one", contents: shaped(), words: ["layer 1"],
                     options: ["--layer", "1", "--layers", "1"]),
+                BadFile(
+                    name: "layer-last", contents: shaped(), words: ["layer \(Int.max)", "0..<1024", "--layer"],
+                    options: ["--layer", "\(Int.max)"]),
+                BadFile(
+                    name: "layer-named", contents: file(layer(.max), bytes: 64), words: ["layer \(Int.max)", "names"]),
+                BadFile(
+                    name: "position-last", contents: shaped(metadata: stated("position", .max)),
+                    words: ["2 tokens at position \(Int.max)", "0...281474976710656"], options: ["--continue"]),
+                BadFile(
+                    name: "value-dim", contents: file(layer(0), bytes: 64, metadata: stated("value_dim", 1 << 58)),
+                    words: ["value_dim \(1 << 58)"]),
             ]
         }
 
