@@ -35,9 +35,8 @@ extension Cluster {
             name, model: model.name, revision: file.description.revision, scope: file.scope)
         let kept = try await begin(file, sequence, options)
         var committed = kept
-        // From the first on: what is there is compared with them.
-        var firstID = 0
         do throws(ServiceError) {
+            try await commitIDs(of: file, upTo: kept, to: sequence)
             var done = kept * file.description.layers
             for tokens in file.chunks(from: kept) {
                 for layer in 0..<file.description.layers {
@@ -46,14 +45,11 @@ extension Cluster {
                     done += tokens.count
                     progress(done, file.length * file.description.layers)
                 }
-                let ids = file.tokenIDs.map {
-                    TokenIDs(start: firstID, ids: Array($0[firstID..<tokens.upperBound]))
-                }
+                let ids = file.tokenIDs.map { TokenIDs(start: tokens.lowerBound, ids: Array($0[tokens])) }
                 try await commit([
                     SequenceCommit(sequence: sequence.record.id, length: tokens.upperBound, tokens: ids)
                 ])
                 committed = tokens.upperBound
-                firstID = tokens.upperBound
             }
             if let annotation = file.annotation {
                 try await commit([
@@ -106,6 +102,21 @@ extension Cluster {
             }
         }
         return there.committedLength
+    }
+
+    /// Compares the ids of tokens that are there with the file's on every rank, and adds them where there are none.
+    private func commitIDs(
+        of file: SequenceFile, upTo end: Int, to sequence: SequenceHandle
+    ) async throws(ServiceError) {
+        guard let ids = file.tokenIDs, end > 0 else { return }
+        // A sequence has the ids of all its tokens or none, so that the first ones come at once.
+        let hasIDs = try await status(of: sequence).tokenIDs > 0
+        let count = hasIDs ? ReadTokens.countMax : end
+        for start in stride(from: 0, to: end, by: count) {
+            try checkNotCancelled()
+            let some = TokenIDs(start: start, ids: Array(ids[start..<min(start + count, end)]))
+            try await commit([SequenceCommit(sequence: sequence.record.id, length: end, tokens: some)])
+        }
     }
 
     private func append(

@@ -162,6 +162,37 @@ extension Integration {
             }
         }
 
+        @Test("an import that goes on compares ids, also if all tokens are there, and adds them where there are none")
+        func ids() async throws {
+            let trace = Trace(try shape(layers: 2, 4, 2, 16, 16, .bfloat16), tokens: 60, salt: 3130)
+            let ids = (0..<60).map { UInt32($0 * 7) }
+            var others = ids
+            others[40] += 1
+            try await ClusterSetup(ranks: 2).run { [others] cluster in
+                let path = cluster.directory.path("ids.safetensors")
+                try await cluster.withClient { client in
+                    for (name, ids) in [("with", ids), ("other", others), ("without", nil)] as [(String, [UInt32]?)] {
+                        let sequence = try await client.open(trace, name, model: "m")
+                        _ = try await client.play(trace, Cuts([0, 60]), on: sequence)
+                        guard let ids else { continue }
+                        let tokens = TokenIDs(start: 0, ids: ids)
+                        try await client.commit([
+                            SequenceCommit(sequence: sequence.record.id, length: 60, tokens: tokens)
+                        ])
+                    }
+                    _ = try await client.export("with", to: path)
+                }
+                try await cluster.tool.fails(
+                    65, saying: ["Token 40"], ["sequence", "import", path, "--name", "other", "--resume"])
+                try await cluster.tool.run("sequence", "import", path, "--name", "without", "--resume")
+                try await cluster.withClient { client in
+                    let sequence = try await client.openSequence("without", model: nil)
+                    #expect(try await client.status(of: sequence).tokenIDs == 60)
+                    #expect(try await client.tokenIDs(of: sequence.record.id, 0..<60) == ids)
+                }
+            }
+        }
+
         @Test("impossible imports and exports are refused, and leave nothing behind")
         func refusals() async throws {
             let trace = Trace(try shape(layers: 2, 4, 2, 16, 16, .bfloat16), tokens: 80, salt: 3120)
