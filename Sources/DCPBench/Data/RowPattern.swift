@@ -80,6 +80,16 @@ struct RowPattern {
         return rows
     }
 
+    /// The bytes of the same rows as a cache of a format gives them back.
+    func tokenMajorKept(
+        tensor: Int, heads: Int, positions: Range<Int>, dim: Int, _ format: CacheFormat
+    ) -> [UInt8] {
+        let rows = positions.flatMap { position in
+            (0..<heads).flatMap { numbers(tensor: tensor, head: $0, position..<position + 1, dim: dim) }
+        }
+        return Rounding.bytes(Rounding.kept(rows, dim: dim, areKeys: tensor == 0, format), as: format.rowType)
+    }
+
     private func number(at index: Int) -> Float {
         bytes.withUnsafeBytes { bytes in
             switch dataType {

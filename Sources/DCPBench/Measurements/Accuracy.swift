@@ -109,15 +109,22 @@ struct AccuracyCheck {
         var largest = 0.0
         for row in rows {
             for (dim, wanted) in row.output.enumerated() {
-                let difference = abs(Double(output(row.head, row.token, dim)) - wanted)
-                accuracy.outputMax = difference.isNaN ? .infinity : max(accuracy.outputMax, difference)
+                let found = Double(output(row.head, row.token, dim))
+                accuracy.outputMax = max(accuracy.outputMax, Self.difference(found, wanted))
                 largest = max(largest, abs(wanted))
             }
-            let difference = abs(Double(lse(row.head, row.token)) - row.lse)
-            accuracy.lseMax = difference.isNaN ? .infinity : max(accuracy.lseMax, difference)
+            accuracy.lseMax = max(accuracy.lseMax, Self.difference(Double(lse(row.head, row.token)), row.lse))
         }
-        accuracy.outputRelativeMax = accuracy.outputMax / largest
+        // All outputs are zeros where no row sees a token.
+        accuracy.outputRelativeMax = accuracy.outputMax == 0 ? 0 : accuracy.outputMax / largest
         return accuracy
+    }
+
+    /// A row that sees no token has an LSE of -infinity, as it must: equal numbers differ by 0.
+    private static func difference(_ found: Double, _ wanted: Double) -> Double {
+        guard found != wanted else { return 0 }
+        let difference = abs(found - wanted)
+        return difference.isNaN ? .infinity : difference
     }
 
     /// - Parameter states: rows `[Hq][tokens]`, the step's.

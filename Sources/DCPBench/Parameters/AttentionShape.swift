@@ -56,6 +56,14 @@ public struct AttentionShape: Hashable, Sendable, CustomStringConvertible {
         try ModelDescription(layers: Array(repeating: attention(.all), count: layers), kvFormat: format)
     }
 
+    /// Whether all pairs can be measured, before minutes of measuring the first of them.
+    /// - Throws: `.invalidModel`.
+    static func check(_ shapes: [AttentionShape], _ formats: [CacheFormat]) throws(ServiceError) {
+        for shape in shapes {
+            for format in formats { _ = try shape.model(format) }
+        }
+    }
+
     public var description: String {
         (keyDim == valueDim ? "\(queryHeads)x\(kvHeads)x\(keyDim)" : "\(queryHeads)x\(kvHeads)x\(keyDim)x\(valueDim)")
             + (isLatent ? " latent" : "")

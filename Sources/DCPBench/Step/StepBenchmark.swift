@@ -55,6 +55,7 @@ public struct StepBenchmark: Sendable {
     public func run(_ bench: Bench) async throws -> [Finding] {
         var bench = bench
         if isPeaked { bench.scoreDeviation = Bench.peakedDeviation }
+        try AttentionShape.check(shapes, formats)
         var findings: [Finding] = []
         for format in formats {
             for shape in shapes {

@@ -64,7 +64,7 @@ struct StepRun {
         var clients = try await makeClients()
         var alone = load.comparesAlone ? try await makeLoneClients() : []
         let pingPong = try SocketPingPong(messages)
-        let shards = try Shards(local, context, model, threads: threads, bench)
+        let shards = try Shards(local, tokens: position, model, threads: threads, bench)
         let accuracy = try check(try await clients[0].token().answer)
         for index in alone.indices { _ = try await alone[index].token() }
         for index in clients.indices.dropFirst() { _ = try await clients[index].token() }
@@ -267,18 +267,19 @@ struct StepRun {
             bytes: [[UInt8]](repeating: bytes, count: batch).flatMap { $0 })
     }
 
+    /// Keys or values of the step's own tokens as the ranks keep them.
+    private func newRows(_ tensor: Int, _ kvHead: Int, dim: Int) -> [Float] {
+        let rows = context.pattern.numbers(tensor: tensor, head: kvHead, position..<position + count, dim: dim)
+        return Rounding.kept(rows, dim: dim, areKeys: tensor == 0, model.kvFormat)
+    }
+
     /// The first step's answer against float64, over the context and the step's own tokens.
     private func check(_ answer: AttentionOutput) throws -> Accuracy {
         let shared = model.queryHeads / model.kvHeads
         var rows: [AccuracyCheck.Row] = []
         for part in context.heads {
-            let positions = position..<position + count
-            let keys =
-                part.keys.prefix(position * model.keyDim)
-                + context.pattern.numbers(tensor: 0, head: part.kvHead, positions, dim: model.keyDim)
-            let values =
-                part.values.prefix(position * model.valueDim)
-                + context.pattern.numbers(tensor: 1, head: part.kvHead, positions, dim: model.valueDim)
+            let keys = part.keys.prefix(position * model.keyDim) + newRows(0, part.kvHead, dim: model.keyDim)
+            let values = part.values.prefix(position * model.valueDim) + newRows(1, part.kvHead, dim: model.valueDim)
             for head in Set([part.kvHead * shared, (part.kvHead + 1) * shared - 1]).sorted() {
                 for token in Set([0, count - 1]).sorted() {
                     let start = (head * count + token) * model.keyDim

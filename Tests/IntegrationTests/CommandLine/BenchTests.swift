@@ -80,6 +80,13 @@ extension Integration {
             for result in try results(object) { try checkAccuracy(result) }
         }
 
+        @Test("kernels prefill: tokens that no token of the context is in the window of")
+        func emptyWindow() async throws {
+            let object = try await run(
+                "kernels", "prefill", "--shape", "4x2x16", "--context", "100", "--count", "40", "--window", "2")
+            for result in try results(object) { try checkAccuracy(result) }
+        }
+
         @Test("kernels prefill: the context part and the new tokens, beside sgemm and the peaks")
         func prefill() async throws {
             let object = try await run(
@@ -189,6 +196,17 @@ extension Integration {
                 }
             }
             #expect(names.count { $0 == "slower rank: kernels" } == 1)
+            // Of the daemons, which are not asked.
+            #expect((object["kernels"] as? [String: Any])?["prefetch"] == nil)
+        }
+
+        @Test("step: with scales, the step's own tokens are compared as the cache keeps them")
+        func scaled() async throws {
+            let object = try await run(
+                "step", "--shape", "4x2x16", "--context", "4", "--count", "4", "--kv-format", "int8,fp8")
+            let found = try results(object)
+            #expect(found.count == 2)
+            for result in found { try checkAccuracy(result) }
         }
 
         @Test(
@@ -210,9 +228,11 @@ extension Integration {
 
         @Test("transfer: rows through real daemons and back, for each number of ranks")
         func transfer() async throws {
-            let object = try await run("transfer", "--shape", "4x2x16", "--ranks", "1,3", "--count", "300")
+            let object = try await run(
+                "transfer", "--shape", "4x2x16", "--ranks", "1,3", "--count", "300", "--kv-format", "bf16,int8,fp8")
             let found = try results(object)
-            #expect(found.compactMap { ($0["parameters"] as? [String: Any])?["ranks"] as? Int } == [1, 3])
+            #expect(
+                found.compactMap { ($0["parameters"] as? [String: Any])?["ranks"] as? Int } == [1, 3, 1, 3, 1, 3])
             for result in found {
                 let list = try #require(result["figures"] as? [[String: Any]])
                 #expect(list.compactMap { $0["name"] as? String } == ["append", "read back", "read back, again"])
