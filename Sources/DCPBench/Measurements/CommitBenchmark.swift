@@ -39,6 +39,7 @@ public struct CommitBenchmark: Sendable {
 
     /// Measures all combinations. Blocks; called on a separate thread.
     public func run(_ bench: Bench) throws -> [Finding] {
+        try AttentionShape.check(shapes, formats)
         var results: [Finding] = []
         for format in formats {
             for shape in shapes {

@@ -33,6 +33,7 @@ public struct ForkBenchmark: Sendable {
 
     /// Measures all combinations.
     public func run(_ bench: Bench) async throws -> [Finding] {
+        try AttentionShape.check(shapes, formats)
         var findings: [Finding] = []
         for format in formats {
             for shape in shapes {

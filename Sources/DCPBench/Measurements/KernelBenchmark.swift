@@ -65,6 +65,7 @@ public struct KernelBenchmark: Sendable {
         var bench = bench
         if isPeaked { bench.scoreDeviation = Bench.peakedDeviation }
         for context in contexts { try batch.check(context) }
+        try AttentionShape.check(shapes, formats)
         var results: [Finding] = []
         for format in formats {
             var filled: (kvShape: AttentionShape, context: KernelContext)?

@@ -33,6 +33,7 @@ public struct OpenBenchmark: Sendable {
 
     /// Measures all combinations, each with its own cluster.
     public func run(_ bench: Bench) async throws -> [Finding] {
+        try AttentionShape.check(shapes, formats)
         var results: [Finding] = []
         for format in formats {
             for shape in shapes {

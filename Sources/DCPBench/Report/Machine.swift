@@ -36,8 +36,9 @@ public struct MeasuredKernels: Encodable, Hashable, Sendable {
     public var openblasCore: String
     /// Whether the environment forces narrower vectors on OpenBLAS than this CPU has.
     public var openblasCoreIsForcedOlder: Bool
-    /// How they prefetch, for each cache format and number of rows: `bf16, 4 rows: second:32`.
-    public var prefetch: [String]
+    /// How this process's prefetch, for each cache format and number of rows: `bf16, 4 rows: second:32`. nil where daemons
+    /// attend, each of which finds out for itself.
+    public var prefetch: [String]?
 
     public static var current: MeasuredKernels {
         let selection = KernelSelection.current

@@ -51,6 +51,8 @@ struct BenchOptions: ParsableArguments {
             } else if attends {
                 PrefetchTable.current = try PrefetchTrials.runAll().table
             }
+            // A reader of messages that goes away must not leave gigabytes behind.
+            signal(SIGPIPE, SIG_IGN)
             let directory = try ScratchDirectory(in: dir)
             let interruption = Interruption()
             let bench = Bench(
@@ -60,15 +62,18 @@ struct BenchOptions: ParsableArguments {
             parameters["runs"] = runs.map { "\($0)" } ?? "default"
             var report = Report(
                 benchmark, parameters: parameters, seed: seed, directory: directory.path, notMeasured: notMeasured)
+            if !attends { report.kernels.prefetch = nil }
             do {
                 report.results = try await interruptible(interruption) { try await measure(bench) }
+                // The figures first: what fails after them costs no minutes.
+                try print(report)
+                try writePlot(of: report)
             } catch {
                 // The measurement's own failure is the news.
                 try? directory.remove()
                 throw error
             }
             try directory.remove()
-            try print(report)
         }
     }
 
@@ -79,29 +84,47 @@ struct BenchOptions: ParsableArguments {
             throw ServiceError(
                 .invalidConfiguration, "--plot writes a file, and standard output has the table; name a file.")
         }
-        let parent = URL(filePath: plot).deletingLastPathComponent().path
-        guard access(parent, W_OK) == 0 else {
+        let failure = Self.plotFailure(plot)
+        guard failure == 0 else {
             throw ServiceError(
                 .invalidConfiguration,
-                "\(plot) cannot be written: \(String(cString: strerror(errno))). Choose another --plot.")
+                "\(plot.isEmpty ? "An empty path" : plot) cannot be written: \(String(cString: strerror(failure))). "
+                    + "Choose another --plot.")
         }
     }
 
-    private func print(_ report: Report) throws {
-        if let plot {
-            do { try report.svg.write(toFile: plot, atomically: true, encoding: .utf8) } catch {
-                throw ServiceError(
-                    .invalidConfiguration,
-                    "\(plot) cannot be written: \(error.localizedDescription) Choose another --plot.")
-            }
+    /// The error number that writing a plot would end with; 0 for none that is known.
+    private static func plotFailure(_ path: String) -> Int32 {
+        guard !path.isEmpty else { return ENOENT }
+        // With the slash it is no file.
+        guard access(URL(filePath: path).deletingLastPathComponent().path + "/", W_OK) == 0 else { return errno }
+        var status = stat()
+        guard stat(path, &status) == 0 else { return 0 }
+        // A file is replaced, and so would be a device.
+        return switch status.st_mode & S_IFMT {
+        case S_IFREG: 0
+        case S_IFDIR: EISDIR
+        default: EINVAL
         }
+    }
+
+    private func writePlot(of report: Report) throws {
+        guard let plot else { return }
+        do { try report.svg.write(toFile: plot, atomically: true, encoding: .utf8) } catch {
+            throw ServiceError(
+                .invalidConfiguration,
+                "\(plot) cannot be written: \(error.localizedDescription) Choose another --plot.")
+        }
+        printMessage("The plot is in \(plot).")
+    }
+
+    private func print(_ report: Report) throws {
         if json {
             try StandardOutput.write(try JSONOutput.string(report))
         } else {
             try StandardOutput.write(report.table + "\n")
         }
         for note in report.notes { printMessage(note) }
-        if let plot { printMessage("The plot is in \(plot).") }
     }
 }
 

@@ -22,11 +22,17 @@ func execute(_ body: () async throws -> Void) async throws {
     }
 }
 
-/// Runs a body that SIGINT and SIGTERM interrupt and cancel; it has ended when this returns.
+/// Runs a body that SIGINT, SIGTERM and SIGHUP, of a terminal that closes, interrupt and cancel; it has ended when this
+/// returns. Under nohup, SIGHUP stays ignored.
 func interruptible<Value: Sendable>(
     _ interruption: Interruption, _ body: @escaping @Sendable () async throws -> Value
 ) async throws -> Value {
-    let signals = await UnixSignalsSequence(trapping: .sigint, .sigterm)
+    var hangUp = sigaction()
+    let ignoresHangUp =
+        sigaction(SIGHUP, nil, &hangUp) == 0
+        && unsafeBitCast(hangUp.__sigaction_handler.sa_handler, to: Int.self) == unsafeBitCast(SIG_IGN, to: Int.self)
+    let trapped: [UnixSignal] = ignoresHangUp ? [.sigint, .sigterm] : [.sigint, .sigterm, .sighup]
+    let signals = await UnixSignalsSequence(trapping: trapped)
     return try await withThrowingTaskGroup(of: Value?.self) { group in
         group.addTask { try await body() }
         group.addTask {

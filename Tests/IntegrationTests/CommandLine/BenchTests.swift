@@ -320,6 +320,9 @@ extension Integration {
             Refusal(arguments: "kernels decode --runs 0", words: ["0 runs"]),
             Refusal(arguments: "kernels decode --dir /nonexistent/x", words: ["/nonexistent/x", "--dir"]),
             Refusal(arguments: "kernels decode --plot /nonexistent/p.svg", words: ["/nonexistent/p.svg", "--plot"]),
+            Refusal(arguments: "kernels decode --plot /tmp", words: ["/tmp", "directory", "--plot"]),
+            Refusal(arguments: "kernels decode --plot /dev/null", words: ["/dev/null", "--plot"]),
+            Refusal(arguments: "kernels decode --plot /etc/passwd/p.svg", words: ["/etc/passwd", "--plot"]),
             Refusal(arguments: "cache append --durability soon", words: ["soon", "everysec"]),
             Refusal(arguments: "cache append --rows f8", words: ["f8", "--rows"]),
             Refusal(arguments: "step --ranks 0", words: ["0 ranks"]),
@@ -339,14 +342,43 @@ extension Integration {
             try await tool.fails(refusal.status, saying: refusal.words, arguments)
         }
 
+        @Test("a format that a shape cannot have is refused before the first is measured")
+        func impossiblePair() async throws {
+            let outcome = try await tool.run(
+                "kernels", "decode", "--latent", "--shape", "16x1x48x32", "--kv-format", "bf16,int8", "--context",
+                "300", "--runs", "2", "--dir", directory.path)
+            #expect(outcome.status == 65 && !outcome.messages.contains("decode 16x1x48x32"), "\(outcome.messages)")
+        }
+
+        @Test("who does not read the messages to their end leaves nothing behind")
+        func unread() async throws {
+            var shell = CommandLineTool(executable: "/bin/bash")
+            shell.environment["bench"] = Binaries.directory + "/dcp-bench"
+            shell.environment["dir"] = directory.path
+            let outcome = try await shell.run(
+                "-c",
+                """
+                $bench kernels decode --shape 4x2x16 --context 1k,2k,4k,8k --runs 9 --dir $dir 2>&1 >/dev/null \
+                    | head -n 1; exit ${PIPESTATUS[0]}
+                """)
+            #expect(outcome.status == 0 && !outcome.data.isEmpty, "\(outcome)")
+            #expect(try FileManager.default.contentsOfDirectory(atPath: directory.path).isEmpty)
+        }
+
         @Test("kernels that do not exist are refused with those that do")
         func unknownKernels() async throws {
             let tool = CommandLineTool(environment: ["DCP_KERNELS": "neon"], executable: "dcp-bench")
             try await tool.fails(64, saying: ["neon", "scalar"], ["kernels", "decode", "--context", "1k"])
         }
 
-        @Test("an interrupted measurement ends with 130 and leaves nothing behind")
-        func interrupted() async throws {
+        @Test(
+            "an interrupted measurement ends with 130 and leaves nothing behind", arguments: [SIGINT, SIGTERM, SIGHUP])
+        func interrupted(by number: Int32) async throws {
+            var action = sigaction()
+            #expect(sigaction(number, nil, &action) == 0)
+            let handler = unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self)
+            // Under nohup the tests ignore SIGHUP, and so does what they start.
+            if handler == unsafeBitCast(SIG_IGN, to: Int.self) { return }
             let path = directory.path
             let (status, messages) = try await onOwnThread {
                 let process = Process()
@@ -364,7 +396,7 @@ extension Integration {
                     guard !data.isEmpty else { break }
                     text += String(decoding: data, as: UTF8.self)
                 }
-                process.interrupt()
+                kill(process.processIdentifier, number)
                 text += String(
                     decoding: try errors.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
                 process.waitUntilExit()
