@@ -508,3 +508,37 @@ def test_what_is_lost_can_be_cut_off(client: Cluster, frail: LocalCluster, model
         heir.cut(same, 5)
         text.step(heir, same, 5, 20)
         heir.close_sequences([same])
+
+
+def test_a_child_process_leaves_its_parents_tokens(client: Cluster, frail: LocalCluster, model: Model) -> None:
+    """What the parent has committed since is more than the child knew of."""
+    _, random = seeded()
+    text = Text(30, random)
+    sequence = client.open("inherited", model)
+    text.step(client, sequence, 0, 10, commits=True)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(120)
+            os.read(reading, 1)
+            status = 0 if client.status(sequence).length == 20 else 2
+            text.step(client, sequence, 20, 25)
+        except Exception:
+            status = 3
+        finally:
+            os._exit(status)
+    text.step(client, sequence, 10, 20, commits=True)
+    frail.kill("rank-1")
+    frail.start()
+    os.write(writing, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(reading)
+    os.close(writing)
+    assert client.status(sequence).committed == 20
+    # The child has taken the sequence over, as any client would with its first step.
+    with pytest.raises(Claimed):
+        text.step(client, sequence, 25, 26)
+    assert client.resume(sequence) >= 20
+    client.close_sequences([sequence])

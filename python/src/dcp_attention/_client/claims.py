@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from dcp_attention._client.session import Session, counted
+from dcp_attention._io.forks import in_children
 from dcp_attention._wire.requests import (
     CLAIM_SEQUENCE,
     SEQUENCE_STATUS,
@@ -55,6 +56,11 @@ class Claims:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._held: dict[int, Claim] = {}
+        in_children(self, Claims.forked)
+
+    def forked(self) -> None:
+        """In a child process: the claims are the parent's."""
+        self._held = {}
 
     def drop(self, sequence: int) -> None:
         """The sequence is closed."""

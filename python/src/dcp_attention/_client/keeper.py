@@ -17,6 +17,7 @@ from dcp_attention._client.outages import Outage
 from dcp_attention._client.plan import Contents
 from dcp_attention._client.resumption import Action, FirstUse, progress, resumption
 from dcp_attention._client.session import Session, counted
+from dcp_attention._io.forks import in_children
 from dcp_attention._wire.requests import (
     CUT_UNCOMMITTED,
     TRUNCATE_SEQUENCE,
@@ -61,6 +62,11 @@ class Keeper:
         self._claims = claims
         self.retry_for = retry_for
         self._used: dict[int, Used] = {}
+        in_children(self, Keeper.forked)
+
+    def forked(self) -> None:
+        """In a child process: the parent goes on with its sequences, which are not what they were at the fork."""
+        self._used = {}
 
     # What is used.
 

@@ -5,16 +5,15 @@
 from __future__ import annotations
 
 import itertools
-import os
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 import numpy.typing as npt
 
 from dcp_attention._client.outages import concerns_membership
 from dcp_attention._io.endpoint import Endpoint, Peer
+from dcp_attention._io.forks import in_children
 from dcp_attention._io.transport import Call, Link, Transport
 from dcp_attention._wire.frame import Frame, Tag, encode
 from dcp_attention._wire.requests import GET_TOPOLOGY, Many, Request, Wait
@@ -29,17 +28,6 @@ _WAIT_MAX = 600.0
 """The longest that the coordinator waits for one request, in seconds."""
 _DIALLING = -1
 """The key of the lock under which connections are made; sequences have positive numbers."""
-
-
-_sessions: WeakSet[Session] = WeakSet()
-
-
-def _forked() -> None:
-    for session in _sessions:
-        session.forked()
-
-
-os.register_at_fork(after_in_child=_forked)
 
 
 def _new_client() -> int:
@@ -61,14 +49,16 @@ class Session:
         self._numbers = itertools.count(1)
         self._links: dict[int | None, Link] = {}
         self._topology: Topology | None = None
-        _sessions.add(self)
+        self._is_closed = False
+        in_children(self, Session.forked)
 
     def forked(self) -> None:
-        """In a child process: what is sent and received over the connections is its parent's."""
+        """In a child process: what is sent and received over the connections is the parent's."""
         links, self._links = self._links, {}
         for link in links.values():
             link.forked()
         self._client = _new_client()
+        self._topology = None
 
     async def close(self) -> None:
         """Closes the connections."""
