@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from dcp_support import LocalCluster, seeded
 
-from dcp_attention import AsyncCluster, Cluster, DeadlineExceeded, ServiceError, ShuttingDown
+from dcp_attention import AsyncCluster, Cluster, DeadlineExceeded, InvalidRequest, ServiceError, ShuttingDown
 from dcp_attention._client.session import Session
 from dcp_attention._cluster.base import finish
 from dcp_attention._io.blocking import BlockingLink, BlockingTransport
@@ -217,3 +217,48 @@ def test_a_child_process_has_connections_of_its_own(running: LocalCluster) -> No
         for _ in range(100):
             assert cluster.topology().epoch == epoch
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_child_process_does_not_wait_for_its_parents_threads(running: LocalCluster) -> None:
+    with Cluster.connect(running.endpoint) as cluster:
+        is_called, is_forked = threading.Event(), threading.Event()
+
+        async def call() -> None:
+            is_called.set()
+            is_forked.wait()
+
+        thread = threading.Thread(target=lambda: cluster._run(call()))
+        thread.start()
+        is_called.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            with suppress(ServiceError):
+                cluster.topology()
+                os._exit(0)
+            os._exit(1)
+        is_forked.set()
+        thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_signal_handler_makes_no_call_within_a_call(running: LocalCluster) -> None:
+    refusals: list[str] = []
+
+    def handle(*_: object) -> None:
+        with pytest.raises(InvalidRequest) as caught:
+            cluster.close()
+        refusals.append(caught.value.message)
+
+    async def interrupted() -> int:
+        signal.raise_signal(signal.SIGUSR1)
+        return 1
+
+    former = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with Cluster.connect(running.endpoint) as cluster:
+            assert cluster._run(interrupted()) == 1
+            assert "set a flag there and call afterwards" in refusals[0]
+            assert cluster.models() is not None
+    finally:
+        signal.signal(signal.SIGUSR1, former)
