@@ -262,3 +262,39 @@ def test_a_signal_handler_makes_no_call_within_a_call(running: LocalCluster) -> 
             assert cluster.models() is not None
     finally:
         signal.signal(signal.SIGUSR1, former)
+
+
+def test_a_client_is_closed_for_good(running: LocalCluster) -> None:
+    cluster = Cluster.connect(running.endpoint)
+    cluster.close()
+    cluster.close()
+    for call in (cluster.topology, cluster.models):
+        with pytest.raises(InvalidRequest, match="This client is closed; connect another one"):
+            call()
+    assert cluster._cluster._session._links == {}
+
+
+def test_a_connection_that_is_made_during_the_close_is_closed(tmp_path: Path) -> None:
+    async def run() -> None:
+        is_dialled, is_closed = asyncio.Event(), asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readexactly(HEADER)
+            is_dialled.set()
+            await is_closed.wait()
+            fields = bytearray()
+            HELLO.write(fields, Hello(COORDINATOR, None, 1, "x", "0"))
+            writer.write(joined(encode(WELCOME_TYPE, 0, NO_TAG, bytes(fields))))
+
+        server = await asyncio.start_unix_server(serve, tmp_path / "s")
+        session = Session(LoopTransport(), Endpoint(f"unix:{tmp_path}/s", path=f"{tmp_path}/s"), None, 5, 5)
+        dial = asyncio.create_task(session.link(None))
+        await is_dialled.wait()
+        await session.close()
+        is_closed.set()
+        with pytest.raises(InvalidRequest, match="This client is closed"):
+            await dial
+        assert session._links == {}
+        server.close()
+
+    asyncio.run(run())

@@ -24,6 +24,7 @@ from dcp_attention import (
     Commit,
     Entry,
     Fork,
+    InvalidRequest,
     Model,
     ModelDescription,
     NotReady,
@@ -542,3 +543,34 @@ def test_a_child_process_leaves_its_parents_tokens(client: Cluster, frail: Local
         text.step(client, sequence, 25, 26)
     assert client.resume(sequence) >= 20
     client.close_sequences([sequence])
+
+
+def test_the_topology_is_waited_for(client: Cluster, frail: LocalCluster, restarter: Restarter) -> None:
+    frail.kill("coordinator")
+    with pytest.raises(RetryableError), Cluster.connect(frail.endpoint, retry_for=0):
+        pass
+    restarter.strike()
+    assert client.topology().shape.ranks == 3
+
+
+def test_calls_under_way_end_with_their_client(frail: LocalCluster, model: Model) -> None:
+    async def main() -> None:
+        cluster = await AsyncCluster.connect(frail.endpoint, retry_for=120)
+        sequence = await cluster.open("closing", model)
+        await cluster.status(sequence)
+        pid = frail.pid("rank-1")
+        stop(pid)
+        try:
+            calls = [asyncio.create_task(cluster.status(sequence)) for _ in range(2)]
+            await asyncio.sleep(0)
+            await cluster.close()
+            for answer in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(answer, InvalidRequest)
+                assert "This client is closed" in answer.message
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        with pytest.raises(InvalidRequest, match="This client is closed"):
+            await cluster.status(sequence)
+        assert cluster._session._links == {}
+
+    asyncio.run(main())

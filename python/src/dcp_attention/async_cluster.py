@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -86,19 +86,23 @@ class AsyncCluster:
             transport or LoopTransport(), coordinator, tls or TLS.from_environment(), timeout, step_timeout
         )
         cluster = cls(session, retry_for)
-        outage = Outage(retry_for)
         try:
-            while True:
-                try:
-                    await session.ready_topology(min(retry_for, timeout))
-                    return cluster
-                except ServiceError as error:
-                    retry = outage.failed(error, time.monotonic())
-                # Between two dials: nothing tells when somebody listens at an address.
-                await session.transport.sleep(retry.after)
+            await cluster._reach(lambda: session.ready_topology(min(retry_for, timeout)))
         except BaseException:
             await cluster.close()
             raise
+        return cluster
+
+    async def _reach(self, ask: Callable[[], Awaitable[Topology]]) -> Topology:
+        """Asks the coordinator until it answers, or the outage has lasted for ``retry_for``."""
+        outage = Outage(self._keeper.retry_for)
+        while True:
+            try:
+                return await ask()
+            except ServiceError as error:
+                retry = outage.failed(error, time.monotonic())
+            # Between two dials: nothing tells when somebody listens at an address.
+            await self._session.transport.sleep(retry.after)
 
     async def close(self) -> None:
         """See `Cluster.close`."""
@@ -116,7 +120,7 @@ class AsyncCluster:
 
     async def topology(self, wait: float = 0) -> Topology:
         """See `Cluster.topology`."""
-        return await self._session.topology(wait)
+        return await self._reach(lambda: self._session.topology(wait))
 
     # Models.
 

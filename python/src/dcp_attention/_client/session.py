@@ -17,7 +17,7 @@ from dcp_attention._io.forks import in_children
 from dcp_attention._io.transport import Call, Link, Transport
 from dcp_attention._wire.frame import Frame, Tag, encode
 from dcp_attention._wire.requests import GET_TOPOLOGY, Many, Request, Wait
-from dcp_attention.errors import NotReady, ProtocolViolation, RankUnavailable, ServiceError
+from dcp_attention.errors import InvalidRequest, NotReady, ProtocolViolation, RankUnavailable, ServiceError
 from dcp_attention.security import TLS
 from dcp_attention.values import Phase, Topology
 
@@ -61,7 +61,8 @@ class Session:
         self._topology = None
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections, for good: calls under way fail, and so do later ones."""
+        self._is_closed = True
         links, self._links = self._links, {}
         for link in links.values():
             await self.transport.close(link)
@@ -122,16 +123,28 @@ class Session:
     # Connections.
 
     async def link(self, rank: int | None, topology: Topology | None = None) -> Link:
-        """The connection to a rank, or to the coordinator, made if there is none."""
+        """The connection to a rank, or to the coordinator, made if there is none.
+
+        Raises:
+            InvalidRequest: The client is closed.
+        """
         link = self._links.get(rank)
         if link is not None and link.is_open:
             return link
         async with self.transport.lock((_DIALLING - (0 if rank is None else rank + 1),)):
             link = self._links.get(rank)
             if link is None or not link.is_open:
+                self._check_open()
                 link = await self.transport.open(self._peer(rank, topology), self._tls)
+                if self._is_closed:
+                    await self.transport.close(link)
+                    self._check_open()
                 self._links[rank] = link
         return link
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise InvalidRequest("This client is closed; connect another one, or close it after its last call.")
 
     def _peer(self, rank: int | None, topology: Topology | None) -> Peer:
         if rank is None or topology is None:
