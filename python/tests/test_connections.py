@@ -264,6 +264,39 @@ def test_a_signal_handler_makes_no_call_within_a_call(running: LocalCluster) -> 
         signal.signal(signal.SIGUSR1, former)
 
 
+def test_calls_that_share_a_key_run_in_the_order_in_which_they_were_made() -> None:
+    async def run() -> None:
+        transport = LoopTransport()
+        order: list[str] = []
+        goes_on = asyncio.Event()
+
+        async def call(name: str, *keys: int, waits: bool = False) -> None:
+            async with transport.lock(keys):
+                order.append(name)
+                if waits:
+                    await goes_on.wait()
+
+        async def made(name: str, *keys: int, waits: bool = False) -> asyncio.Task[None]:
+            task = asyncio.create_task(call(name, *keys, waits=waits))
+            await asyncio.sleep(0)
+            return task
+
+        tasks = [await made("1", 1, waits=True), await made("12", 2, 1, 2), await made("2", 2), await made("3", 3)]
+        given_up = await made("23", 2, 3)
+        tasks += [await made("3 again", 3), await made("23 again", 3, 2)]
+        assert order == ["1", "3"]
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        await asyncio.sleep(0)
+        assert order == ["1", "3", "3 again"]
+        goes_on.set()
+        await asyncio.gather(*tasks)
+        assert order == ["1", "3", "3 again", "12", "2", "23 again"]
+        assert transport._queues == {}
+
+    asyncio.run(run())
+
+
 def test_a_client_is_closed_for_good(running: LocalCluster) -> None:
     cluster = Cluster.connect(running.endpoint)
     cluster.close()

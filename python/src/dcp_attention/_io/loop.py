@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any, cast
-from weakref import WeakValueDictionary
 
 from dcp_attention._io.conversation import Answer, Conversation, hello
 from dcp_attention._io.endpoint import Peer
@@ -134,7 +135,7 @@ class LoopTransport:
     """Connections of the loop that runs."""
 
     def __init__(self) -> None:
-        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._queues: dict[int, deque[_Turn]] = {}
 
     async def open(self, peer: Peer, tls: TLS | None) -> Link:
         """See `Transport`."""
@@ -219,20 +220,57 @@ class LoopTransport:
 
     def lock(self, keys: Iterable[int]) -> AbstractAsyncContextManager[Any]:
         """See `Transport`."""
-        return self._holding(sorted(set(keys)))
+        return _Turn(self._queues, tuple(dict.fromkeys(keys)))
 
-    @asynccontextmanager
-    async def _holding(self, keys: list[int]) -> AsyncIterator[None]:
-        locks = [self._locks.setdefault(key, asyncio.Lock()) for key in keys]
-        held: list[asyncio.Lock] = []
-        try:
-            for lock in locks:
-                await lock.acquire()
-                held.append(lock)
-            yield
-        finally:
-            for lock in held:
-                lock.release()
+
+class _Turn:
+    """A caller's turn with some keys, for which it queues at once: callers that share a key have their turns in the
+    order in which they came, and none waits for one that came later.
+    """
+
+    __slots__ = ("_ahead", "_keys", "_queues", "_ready")
+
+    def __init__(self, queues: dict[int, deque[_Turn]], keys: tuple[int, ...]) -> None:
+        self._queues = queues
+        self._keys = keys
+        self._ahead = 0
+        """In how many queues others are before it."""
+        self._ready: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> None:
+        for key in self._keys:
+            queue = self._queues.setdefault(key, deque())
+            self._ahead += len(queue) > 0
+            queue.append(self)
+        if self._ahead:
+            self._ready = asyncio.get_running_loop().create_future()
+            try:
+                await self._ready
+            except BaseException:
+                self._leave()
+                raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        for key in self._keys:
+            queue = self._queues[key]
+            if queue[0] is not self:
+                queue.remove(self)
+                continue
+            queue.popleft()
+            if queue:
+                queue[0]._advance()
+            else:
+                del self._queues[key]
+
+    def _advance(self) -> None:
+        self._ahead -= 1
+        if self._ahead == 0 and self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
 
 
 def _settle(answer: asyncio.Future[Frame], value: Answer) -> None:

@@ -69,7 +69,7 @@ class Transport(Protocol):
         """Waits."""
 
     def lock(self, keys: Iterable[int]) -> AbstractAsyncContextManager[Any]:
-        """Serializes concurrent callers that share a key."""
+        """Serializes concurrent callers that share a key, in the order in which they came."""
 
 
 def late(peer: Peer, timeout: float) -> ServiceError:
