@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from dcp_attention import (
     ModelDescription,
     RetryableError,
     ServiceError,
+    Unreachable,
 )
 
 
@@ -159,6 +161,28 @@ class TestRefusals:
         assert callable(dial)
         with pytest.raises(ServiceError, match="TLS"):
             dial(secure.endpoint, None)
+
+
+@pytest.mark.parametrize("dial", [connect, connect_async])
+@pytest.mark.parametrize("received", [0, 16 << 10])
+def test_a_daemon_that_goes_during_the_handshake_may_come_back(
+    secure: SecureCluster, dial: object, received: int
+) -> None:
+    assert callable(dial)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                if received:
+                    peer.recv(received)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        # With `retry_for` it is dialled again: the error is retryable.
+        with pytest.raises(Unreachable, match=r"does not answer at tcp:127\.0\.0\.1:\d+ \(.+\); start it"):
+            dial(f"tcp:127.0.0.1:{listener.getsockname()[1]}", secure.tls("client-alice"))
+        thread.join()
 
 
 def test_a_ranks_certificate_is_no_clients_at_a_rank(secure: SecureCluster) -> None:

@@ -59,7 +59,7 @@ class LoopLink(asyncio.BufferedProtocol):
         if isinstance(exc, ssl.SSLError):
             self._end(tls_error(self.peer, exc))
         else:
-            self._end(self.peer.gone(exc or "the peer closed it"))
+            self._end(self.peer.gone(str(exc or "") or "the peer closed it"))
         if not self.lost.done():
             self.lost.set_result(None)
 

@@ -79,8 +79,14 @@ def late(peer: Peer, timeout: float) -> ServiceError:
     )
 
 
+_ENDED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""Errors of a connection that ended, of which TLS says nothing."""
+
+
 def dial_error(peer: Peer, error: OSError) -> ServiceError:
     """The error for a failure to connect."""
+    if isinstance(error, _ENDED):
+        return peer.unreachable("the connection ended in the TLS handshake")
     if isinstance(error, ssl.SSLError):
         return tls_error(peer, error)
     if isinstance(error, PermissionError):
@@ -89,11 +95,13 @@ def dial_error(peer: Peer, error: OSError) -> ServiceError:
             "allowed-gids.",
             rank=peer.rank,
         )
-    return peer.unreachable(error.strerror or error or "no answer")
+    return peer.unreachable(error.strerror or str(error) or "the connection ended")
 
 
 def tls_error(peer: Peer, error: ssl.SSLError) -> ServiceError:
-    """The error for a failed handshake, on either side."""
+    """The error for a failed handshake, on either side, or for a connection that ended."""
+    if isinstance(error, _ENDED):
+        return peer.gone("the peer closed it")
     reason = (error.reason or str(error)).replace("_", " ").lower()
     return AccessDenied(
         f"{peer.name} at {peer.endpoint.text} and this client do not agree on TLS 1.3 with certificates ({reason}); "
