@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dcp_support
@@ -542,6 +542,40 @@ def test_a_child_process_leaves_its_parents_tokens(client: Cluster, frail: Local
     with pytest.raises(Claimed):
         text.step(client, sequence, 25, 26)
     assert client.resume(sequence) >= 20
+    client.close_sequences([sequence])
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, asyncio.CancelledError])
+def test_an_interrupted_claim_is_this_clients(
+    client: Cluster, model: Model, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
+) -> None:
+    """The coordinator has given the claim, and the client was interrupted before it knew."""
+    _, random = seeded()
+    text = Text(20, random)
+    sequence = client.open(f"interrupted-{interruption.__name__}", model)
+    text.step(client, sequence, 0, 10, commits=True)
+    session = client._cluster._session
+    ask = session.ask_each
+
+    async def interrupted(*arguments: object) -> None:
+        await ask(*arguments)  # type: ignore[arg-type]
+        raise interruption
+
+    def interrupt(call: Callable[[], object]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(session, "ask_each", interrupted)
+            with pytest.raises(interruption):
+                call()
+
+    # A claim that is renewed after a failure.
+    client._cluster._keeper._unsettle([sequence])
+    interrupt(lambda: text.step(client, sequence, 10, 11))
+    text.step(client, sequence, 10, 11)
+    # A claim with which tokens are truncated.
+    interrupt(lambda: client.cut(sequence, 5))
+    assert client._cluster._claims.good(sequence.id, session.epoch) is None
+    client.cut(sequence, 5)
+    text.step(client, sequence, 5, 20)
     client.close_sequences([sequence])
 
 

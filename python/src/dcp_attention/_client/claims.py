@@ -36,9 +36,9 @@ class Claim:
 
     Attributes:
         value: The epoch's low 32 bits above a counter.
-        is_spent: A request with it was not answered and may still come to the coordinator: the sequence is claimed anew
+        is_spent: A request with it is not answered and may still come to the coordinator: the sequence is claimed anew
             before the next one.
-        has_successor: A later one was asked for and not answered: ranks may know of it.
+        has_successor: A later one was asked for and is not answered: ranks may know of it.
     """
 
     value: int
@@ -122,14 +122,18 @@ class Claims:
         Raises:
             Claimed: Another client has claimed it since.
         """
+        known = self._held.get(sequence.id)
+        had_successor = known is not None and known.has_successor
+        if known is not None:
+            # Until the answer is noted: an interruption may come at any point before.
+            known.has_successor = True
         try:
             (answer,) = await self._session.ask_each(CLAIM_SEQUENCE, [ClaimSequence(sequence.id, held)])
             if isinstance(answer, ServiceError):
                 raise answer
         except ServiceError as error:
-            known = self._held.get(sequence.id)
-            if error.is_retryable and known is not None:
-                known.has_successor = True
+            if known is not None and not error.is_retryable:
+                known.has_successor = had_successor
             raise
         claim = Claim(answer)
         if not claim.is_of(self._session.epoch):
@@ -212,22 +216,28 @@ class Claims:
         """
         if not parts:
             return []
+        asked = [sequences[index].id for index, _ in parts]
+        # Until the answers are here: an interruption may come at any point before.
+        self._spend(asked)
         try:
             answers = await self._session.ask_each(many, [item(index, claim) for index, claim in parts])
         except ServiceError as error:
-            if error.is_retryable:
-                for index, _ in parts:
-                    self._spend(sequences[index].id)
+            if not error.is_retryable:
+                self._spend(asked, is_spent=False)
             raise
-        for (index, _), answer in zip(parts, answers, strict=True):
-            if isinstance(answer, ServiceError) and answer.is_retryable:
-                self._spend(sequences[index].id)
+        self._spend(asked, is_spent=False)
+        self._spend(
+            sequence
+            for sequence, answer in zip(asked, answers, strict=True)
+            if isinstance(answer, ServiceError) and answer.is_retryable
+        )
         return answers
 
-    def _spend(self, sequence: int) -> None:
-        held = self._held.get(sequence)
-        if held is not None:
-            held.is_spent = True
+    def _spend(self, sequences: Iterable[int], *, is_spent: bool = True) -> None:
+        for sequence in sequences:
+            held = self._held.get(sequence)
+            if held is not None:
+                held.is_spent = is_spent
 
 
 async def rank_statuses(
