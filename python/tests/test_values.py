@@ -11,19 +11,23 @@ from dcp_support import seeded
 from dcp_attention import (
     CacheFormat,
     ClusterShape,
+    Entry,
     Exchange,
     InvalidConfiguration,
     InvalidModel,
     LayerAttention,
+    Model,
     ModelDescription,
     NotReady,
     Overloaded,
     PositionMismatch,
     Progress,
+    Sequence,
     ServiceError,
 )
 from dcp_attention._client.journal import Chunk, Journal, joined
 from dcp_attention._client.outages import Outage, Retry
+from dcp_attention._client.plan import contents
 from dcp_attention._client.resumption import Action, FirstUse, resumption
 from dcp_attention._io.endpoint import Endpoint
 from dcp_attention.model import DType
@@ -101,6 +105,43 @@ def test_a_step_that_left_nothing_cannot_be_undone() -> None:
     journal.appended(0, 5, None)
     assert journal.missing(0, 0) is None
     assert journal.missing(0, 5) == []
+
+
+def held(chunks: list[Chunk] | None) -> int:
+    """The tokens that the memory of some chunks has room for."""
+    wholes = {id(c.keys.base): c.keys.base for c in chunks or [] if c.keys.base is not None}
+    own = [c.keys for c in chunks or [] if c.keys.base is None]
+    return sum(int(whole.size) for whole in [*wholes.values(), *own])
+
+
+def owned(start: int, end: int) -> Chunk:
+    numbers = np.arange(start, end, dtype=np.float32)[None, :, None].copy()
+    return Chunk(start, numbers, numbers + 0.5, DType.F32)
+
+
+def test_a_journal_takes_no_more_than_twice_what_it_has() -> None:
+    for tokens in range(1, 100):
+        journal = Journal(0)
+        journal.appended(0, 100, owned(0, 100))
+        fork = journal.forked(tokens)
+        assert positions(fork.missing(0, 0)) == list(range(tokens))
+        journal.committed(100 - tokens)
+        assert positions(journal.missing(0, 100 - tokens)) == list(range(100 - tokens, 100))
+        for some in (fork._chunks[0], journal._chunks[0]):
+            assert held(some) <= 2 * tokens
+            assert all(c.values is not None and (c.values == c.keys + 0.5).all() for c in some)
+
+
+def test_a_sequence_of_a_batch_keeps_its_own_tokens_alone() -> None:
+    for heads in (1, 2):
+        model = Model(1, "m", ModelDescription.uniform(1, query_heads=2, kv_heads=heads, key_dim=8))
+        rows = np.arange(64 * heads * 8, dtype=np.float32).reshape(64, heads, 8)
+        entries = [Entry(Sequence(number, "s", model), 5, 2) for number in range(32)]
+        for index, part in enumerate(contents(0, entries, None, rows, -rows, keeps=True).chunks()):
+            np.testing.assert_array_equal(part.keys.transpose(1, 0, 2), rows[2 * index : 2 * index + 2])
+            assert part.values is not None
+            np.testing.assert_array_equal(part.values, -part.keys)
+            assert (part.position, part.keys.base, part.values.base) == (5, None, None)
 
 
 def test_chunks_are_joined_up_to_a_size() -> None:

@@ -54,11 +54,12 @@ class Attention:
                     fresh.append(entry.sequence)
                     keeper.begin(entry.sequence, _first_use(step.layer, entry, commits))
             output = await keeper.send(step, commits)
-            for entry, chunk in step.chunks():
+            chunks = step.chunks() if keeper.retry_for > 0 else [None] * len(step.entries)
+            for entry, chunk in zip(step.entries, chunks, strict=True):
                 used = keeper.get(entry.sequence)
                 assert used is not None
                 used.first = None
-                used.journal.appended(step.layer, chunk.end, chunk if keeper.retry_for > 0 else None)
+                used.journal.appended(step.layer, entry.position + entry.count, chunk)
             self._committed(commits)
             return output
 

@@ -31,6 +31,16 @@ class Chunk(NamedTuple):
         rows = slice(start - self.position, end - self.position)
         return Chunk(start, self.keys[:, rows], None if self.values is None else self.values[:, rows], self.dtype)
 
+    def kept(self, start: int, end: int) -> Chunk:
+        """The tokens of these positions, in memory of at most twice their size: copied when it would be more, so that
+        a chunk that is shortened many times is copied for each halving alone.
+        """
+        part = self.part(start, end)
+        whole = part.keys.base
+        if whole is None or whole.nbytes <= 2 * part.keys.nbytes:
+            return part
+        return Chunk(start, part.keys.copy(), None if part.values is None else part.values.copy(), part.dtype)
+
 
 class Journal:
     """The chunks of each layer, by rising position, and each layer's end.
@@ -61,28 +71,38 @@ class Journal:
             self._chunks.setdefault(layer, []).append(chunk)
 
     def committed(self, length: int) -> None:
-        """These tokens are durable: their chunks are not needed any more."""
+        """These tokens are durable: they are not needed any more."""
         for layer, chunks in self._chunks.items():
-            if chunks and chunks[0].end <= length:
-                self._chunks[layer] = [chunk for chunk in chunks if chunk.end > length]
+            if chunks and chunks[0].position < length:
+                self._chunks[layer] = [
+                    chunk if chunk.position >= length else chunk.kept(length, chunk.end)
+                    for chunk in chunks
+                    if chunk.end > length
+                ]
 
     def cut(self, length: int) -> None:
         """Cuts the layers that are longer to a length."""
         self.base = min(self.base, length)
-        self._ends = {layer: min(end, length) for layer, end in self._ends.items()}
-        for layer, chunks in self._chunks.items():
-            self._chunks[layer] = [
-                chunk if chunk.end <= length else chunk.part(chunk.position, length)
-                for chunk in chunks
-                if chunk.position < length
-            ]
+        for layer in self._ends:
+            self.cut_layer(layer, length)
+
+    def cut_layer(self, layer: int, length: int) -> None:
+        """Cuts one layer to a length, if it is longer."""
+        if self.end(layer) <= length:
+            return
+        self._ends[layer] = length
+        self._chunks[layer] = [
+            chunk if chunk.end <= length else chunk.kept(chunk.position, length)
+            for chunk in self._chunks.get(layer, ())
+            if chunk.position < length
+        ]
 
     def forked(self, length: int) -> Journal:
         """The journal of a fork of the first tokens: the same chunks."""
         fork = Journal(length)
         for layer, chunks in self._chunks.items():
             fork._chunks[layer] = list(chunks)
-        fork._ends = dict.fromkeys(self._chunks, length)
+            fork._ends[layer] = self.end(layer)
         fork.cut(length)
         return fork
 

@@ -52,15 +52,19 @@ class Contents(NamedTuple):
     wants_lse: bool
     tokens: int
 
-    def chunks(self) -> Iterator[tuple[Entry, Chunk]]:
-        """The keys and values of each entry."""
+    def chunks(self) -> list[Chunk]:
+        """The keys and values of each entry, in memory of its own: one sequence does not keep those of others."""
         assert self.keys is not None
+        if len(self.entries) == 1 and self.keys.base is None:
+            return [Chunk(self.entries[0].position, self.keys, self.values, self.kv_dtype)]
+        chunks: list[Chunk] = []
         start = 0
         for entry in self.entries:
             rows = slice(start, start + entry.count)
             start += entry.count
-            values = None if self.values is None else self.values[:, rows]
-            yield entry, Chunk(entry.position, self.keys[:, rows], values, self.kv_dtype)
+            values = None if self.values is None else self.values[:, rows].copy()
+            chunks.append(Chunk(entry.position, self.keys[:, rows].copy(), values, self.kv_dtype))
+        return chunks
 
     def frames(
         self, topology: Topology, claims: list[int], timeout: float, commits: tuple[CommitPart, ...] = ()
