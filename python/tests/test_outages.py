@@ -19,6 +19,7 @@ from dcp_support import LocalCluster, seeded
 
 from dcp_attention import (
     AsyncCluster,
+    AttentionOutput,
     Claimed,
     Cluster,
     Commit,
@@ -577,6 +578,76 @@ def test_an_interrupted_claim_is_this_clients(
     client.cut(sequence, 5)
     text.step(client, sequence, 5, 20)
     client.close_sequences([sequence])
+
+
+def test_a_call_of_several_steps_can_be_made_again(
+    client: Cluster, frail: LocalCluster, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails in its second step, for longer than the client waits or because it is interrupted."""
+    _, random = seeded()
+    text, steps = Text(60, random), [(0, 8), (8, 60)]
+    monkeypatch.setattr("dcp_attention._client.plan.FRAME_BYTES", 16 << 10)
+    expected = undisturbed(client, model, text, steps)
+    with Cluster.connect(frail.endpoint, retry_for=0.5) as brief:
+        sequences = brief.open_many(["steps-outage", "steps-interrupt"], model)
+        keeper = brief._cluster._keeper
+        send = keeper.send
+
+        def kill() -> None:
+            frail.kill("rank-1")
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        for sequence, fail, failure in zip(
+            sequences, (kill, interrupt), (RetryableError, KeyboardInterrupt), strict=True
+        ):
+            found = [text.step(brief, sequence, *steps[0])]
+            found.append([brief.step(0, [Entry(sequence, 8, 52)], *text.tensors(0, 8, 60)).out])
+            sent = 0
+
+            async def struck(*arguments: object, fail: Callable[[], None] = fail) -> AttentionOutput:
+                nonlocal sent
+                sent += 1
+                if sent == 2:
+                    fail()
+                return await send(*arguments)  # type: ignore[arg-type]
+
+            with monkeypatch.context() as patch:
+                patch.setattr(keeper, "send", struck)
+                with pytest.raises(failure):
+                    brief.step(1, [Entry(sequence, 8, 52)], *text.tensors(1, 8, 60))
+            assert sent >= 2
+            if fail is kill:
+                frail.start()
+                brief.topology(60)
+            for layer in (1, 2):
+                found[1].append(brief.step(layer, [Entry(sequence, 8, 52)], *text.tensors(layer, 8, 60)).out)
+            equal(found, expected)
+        brief.close_sequences(sequences)
+
+
+def test_no_call_comes_between_the_steps_of_another(
+    frail: LocalCluster, client: Cluster, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, random = seeded()
+    text, steps = Text(61, random), [(0, 60), (60, 61)]
+    monkeypatch.setattr("dcp_attention._client.plan.FRAME_BYTES", 16 << 10)
+    expected = undisturbed(client, model, text, steps)
+
+    async def main() -> None:
+        async with await AsyncCluster.connect(frail.endpoint, retry_for=120) as cluster:
+            sequence = await cluster.open("between", model)
+            calls = [
+                cluster.step(layer, [Entry(sequence, start, end - start)], *text.tensors(layer, start, end))
+                for start, end in steps
+                for layer in range(LAYERS)
+            ]
+            outs = [answer.out for answer in await asyncio.gather(*calls)]
+            equal([outs[:LAYERS], outs[LAYERS:]], expected)
+            await cluster.close_sequences([sequence])
+
+    asyncio.run(main())
 
 
 def test_the_topology_is_waited_for(client: Cluster, frail: LocalCluster, restarter: Restarter) -> None:

@@ -144,6 +144,16 @@ def test_a_sequence_of_a_batch_keeps_its_own_tokens_alone() -> None:
             assert (part.position, part.keys.base, part.values.base) == (5, None, None)
 
 
+def test_one_layer_is_cut_by_itself() -> None:
+    journal = Journal(3)
+    for layer in (0, 1):
+        journal.appended(layer, 8, chunk(3, 8))
+    journal.cut_layer(1, 5)
+    journal.cut_layer(2, 5)
+    assert [journal.end(layer) for layer in range(3)] == [8, 5, 3]
+    assert positions(journal.missing(1, 3)) == [3, 4]
+
+
 def test_chunks_are_joined_up_to_a_size() -> None:
     parts = joined([chunk(0, 3), chunk(3, 4), chunk(4, 14)], 6)
     assert [(part.position, part.end) for part in parts] == [(0, 4), (4, 10), (10, 14)]

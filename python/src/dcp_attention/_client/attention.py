@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -29,22 +29,39 @@ class Attention:
     async def run(self, contents: Contents, commits: Iterable[Commit] = ()) -> AttentionOutput:
         """Carries a call out, in as many steps as it takes; the last commits."""
         with_ids = tuple((commit, _started(commit)) for commit in commits)
+        known = {entry.sequence.id: entry.sequence for entry in contents.entries}
+        for commit, _ in with_ids:
+            known.setdefault(commit.sequence.id, commit.sequence)
         parts = contents.parts()
-        if len(parts) == 1:
-            return await self._step(parts[0], with_ids)
-        outputs = [await self._step(part) for part in parts[:-1]]
-        outputs.append(await self._step(parts[-1], with_ids))
+        async with self._keeper.turn(known.values()):
+            if len(parts) == 1:
+                return await self._step(contents, known.values(), with_ids)
+            try:
+                outputs = await self._steps(parts, known, with_ids)
+            except BaseException:
+                if contents.keys is not None:
+                    self._keeper.undo(contents.layer, contents.entries)
+                raise
         lses = [output.lse for output in outputs if output.lse is not None]
         return AttentionOutput(
             np.concatenate([output.out for output in outputs]), np.concatenate(lses) if lses else None
         )
 
-    async def _step(self, step: Contents, commits: tuple[IDsOf, ...] = ()) -> AttentionOutput:
+    async def _steps(
+        self, parts: list[Contents], known: dict[int, Sequence], commits: tuple[IDsOf, ...]
+    ) -> list[AttentionOutput]:
+        outputs = [await self._step(part, [entry.sequence for entry in part.entries]) for part in parts[:-1]]
+        last = {entry.sequence.id for entry in parts[-1].entries} | {commit.sequence.id for commit, _ in commits}
+        sequences = [sequence for number, sequence in known.items() if number in last]
+        outputs.append(await self._step(parts[-1], sequences, commits))
+        return outputs
+
+    async def _step(
+        self, step: Contents, sequences: Collection[Sequence], commits: tuple[IDsOf, ...] = ()
+    ) -> AttentionOutput:
         keeper = self._keeper
-        sequences = [entry.sequence for entry in step.entries]
-        sequences += [commit.sequence for commit, _ in commits if commit.sequence not in sequences]
         if step.keys is None:
-            return await keeper.persist(sequences, lambda _: keeper.send(step))
+            return await keeper.insist(sequences, lambda _: keeper.send(step))
         fresh: list[Sequence] = []
 
         async def attempt(_: int) -> AttentionOutput:
@@ -64,7 +81,7 @@ class Attention:
             return output
 
         try:
-            return await keeper.persist(sequences, attempt)
+            return await keeper.insist(sequences, attempt)
         except BaseException:
             keeper.doubt(fresh)
             raise

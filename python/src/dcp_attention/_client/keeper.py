@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from collections.abc import Sequence as SequenceOf
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -94,6 +94,16 @@ class Keeper:
             if used is not None:
                 used.is_settled, used.is_guessed = False, True
 
+    def undo(self, layer: int, entries: Iterable[Entry]) -> None:
+        """Some steps of a call were carried out, and the call failed: before their next use the sequences are cut back
+        to where it began, so that it can be made again.
+        """
+        for entry in entries:
+            used = self._used.get(entry.sequence.id)
+            if used is not None:
+                used.journal.cut_layer(layer, entry.position)
+                used.is_settled = False
+
     def drop(self, sequence: Sequence) -> None:
         """Forgets a sequence that is closed or about to be taken over."""
         self._used.pop(sequence.id, None)
@@ -115,25 +125,35 @@ class Keeper:
             ServiceError: It is not retryable, or the outage has lasted for ``retry_for``.
         """
         known = tuple(sequences)
-        async with self._session.transport.lock([sequence.id for sequence in known]):
-            outage: Outage | None = None
-            number = 0
-            while True:
-                try:
-                    if prepares:
-                        await self.prepare(known)
-                    return await attempt(number)
-                except ServiceError as error:
-                    if not isinstance(error, TokensLost):
-                        self._unsettle(known)
-                    failure = error
-                except BaseException:
-                    # Interrupted: ranks may have any part of it.
+        async with self.turn(known):
+            return await self.insist(known, attempt, prepares=prepares)
+
+    def turn(self, sequences: Iterable[Sequence]) -> AbstractAsyncContextManager[Any]:
+        """The turn of a call about sequences, in the order in which calls were made."""
+        return self._session.transport.lock([sequence.id for sequence in sequences])
+
+    async def insist(
+        self, known: Collection[Sequence], attempt: Callable[[int], Awaitable[T]], *, prepares: bool = True
+    ) -> T:
+        """See `persist`; in a turn of these sequences."""
+        outage: Outage | None = None
+        number = 0
+        while True:
+            try:
+                if prepares:
+                    await self.prepare(known)
+                return await attempt(number)
+            except ServiceError as error:
+                if not isinstance(error, TokensLost):
                     self._unsettle(known)
-                    raise
-                outage = outage or Outage(self.retry_for)
-                number += 1
-                await self.wait_out(failure, outage)
+                failure = error
+            except BaseException:
+                # Interrupted: ranks may have any part of it.
+                self._unsettle(known)
+                raise
+            outage = outage or Outage(self.retry_for)
+            number += 1
+            await self.wait_out(failure, outage)
 
     async def persist_each(
         self,
