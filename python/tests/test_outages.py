@@ -650,6 +650,24 @@ def test_no_call_comes_between_the_steps_of_another(
     asyncio.run(main())
 
 
+def test_a_first_step_beyond_the_end_is_told_where_it_is(
+    client: Cluster, frail: LocalCluster, model: Model, restarter: Restarter
+) -> None:
+    _, random = seeded()
+    text = Text(60, random)
+    sequence = client.open("short", model)
+    text.step(client, sequence, 0, 10, commits=True)
+    with Cluster.connect(frail.endpoint, retry_for=120) as other:
+        same = other.open(sequence.name)
+        frail.kill("rank-1")
+        restarter.strike()
+        with pytest.raises(PositionMismatch, match=r"10.*50|50.*10") as caught:
+            text.step(other, same, 50, 51)
+        assert type(caught.value) is PositionMismatch
+        text.step(other, same, 10, 20)
+        other.close_sequences([same])
+
+
 def test_the_topology_is_waited_for(client: Cluster, frail: LocalCluster, restarter: Restarter) -> None:
     frail.kill("coordinator")
     with pytest.raises(RetryableError), Cluster.connect(frail.endpoint, retry_for=0):

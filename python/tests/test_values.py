@@ -24,6 +24,7 @@ from dcp_attention import (
     Progress,
     Sequence,
     ServiceError,
+    TokensLost,
 )
 from dcp_attention._client.journal import Chunk, Journal, joined
 from dcp_attention._client.outages import Outage, Retry
@@ -330,3 +331,10 @@ def test_errors_are_of_their_codes_classes() -> None:
     error = ServiceError.of(7, "No.", 3)
     assert isinstance(error, PositionMismatch)
     assert (str(error), error.rank, error.is_retryable) == ("position mismatch (rank 3): No.", 3, False)
+
+
+def test_lost_tokens_are_a_position_mismatch_with_a_name() -> None:
+    error = TokensLost("Gone.", sequence="s", length=3)
+    assert isinstance(error, PositionMismatch)
+    assert (str(error), error.number, error.length) == ("tokens lost: Gone.", 7, 3)
+    assert type(ServiceError.of(7, "No.")) is PositionMismatch

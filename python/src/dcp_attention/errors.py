@@ -212,7 +212,7 @@ class InternalError(ServiceError):
     code, name = 200, "internal error"
 
 
-class TokensLost(ServiceError):
+class TokensLost(PositionMismatch):
     """An outage took tokens that this client does not have: another process appended them, or they were committed and
     lost.
 
@@ -221,7 +221,9 @@ class TokensLost(ServiceError):
         length: Where it ends now, in all layers on all ranks: send the tokens from there on again.
     """
 
+    name = "tokens lost"
+
     def __init__(self, message: str, *, sequence: str = "", length: int = 0) -> None:
-        super().__init__(message, number=PositionMismatch.code)
+        super().__init__(message)
         self.sequence = sequence
         self.length = length

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from collections.abc import Sequence as SequenceOf
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from dcp_attention._client.claims import Claims, IDsOf, rank_statuses
 from dcp_attention._client.journal import Journal, joined
@@ -286,7 +286,11 @@ class Keeper:
             there = await self._agree(used.sequence, least)
         missing = [used.journal.missing(layer, there.length) for layer in range(layers)]
         if any(chunks is None for chunks in missing):
-            self._lose(used, there)
+            if used.first is None or used.first.layer is None:
+                self._lose(used, there)
+            # Its first step began beyond the end, which is what the ranks answer to it.
+            self.made(used.sequence, Journal(there.length))
+            return
         for layer, chunks in enumerate(missing):
             attention = used.sequence.model.description.layers[layer]
             row = attention.kv_heads * (attention.key_dim + attention.own_value_dim) * 4
@@ -311,7 +315,7 @@ class Keeper:
         used.epoch = (await self._session.ready_topology()).epoch
         used.is_settled, used.first = True, None
 
-    def _lose(self, used: Used, there: Progress) -> None:
+    def _lose(self, used: Used, there: Progress) -> NoReturn:
         layers = range(len(used.sequence.model.description.layers))
         most = max(used.journal.end(layer) for layer in layers)
         used.journal = Journal(there.length)
