@@ -285,6 +285,32 @@ def test_errors_name_value_limit_and_remedy(client: Cluster, sequence: Sequence,
         client.commit([Commit(sequence, 1, token_ids=[1, 2])])
     with pytest.raises(ServiceError, match="255"):
         client.open("x" * 256, model)
+    with pytest.raises(InvalidRequest, match=r"`name` is a text of 70000 bytes, above the limit of 65535; correct it"):
+        client.open("x" * 70_000, model)
+    with pytest.raises(InvalidRequest, match=r"`name` is '\\udcff', not a text that UTF-8 can hold; correct it"):
+        client.open("\udcff", model)
+    for length in (-1, 1 << 49, 0.5):
+        number = rf"is {length}, not a whole number in 0\.\.\.\d+; correct it"
+        with pytest.raises(InvalidRequest, match=f"`length` {number}"):
+            client.cut(sequence, length)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=f"`length` {number}"):
+            client.fork(sequence, "nobody", length)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=f"`length` {number}"):
+            client.commit([Commit(sequence, length)])  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=f"`longest` {number}"):
+            client.open_matching("nobody", model, [], longest=length)  # type: ignore[arg-type]
+        for count in (None, 0, 1):
+            with pytest.raises(InvalidRequest, match=f"`start` {number}"):
+                client.token_ids(sequence, length, count)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match=f"`count` {number}"):
+            client.token_ids(sequence, 0, length)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match=r"`priority` is 1000, not a whole number in -128\.\.\.127; correct it"):
+        client.retain(sequence, priority=1000)
+    with pytest.raises(InvalidRequest, match=r"`time_to_live` is -1, not a whole number in 0\.\.\.4294967295"):
+        client.retain(sequence, time_to_live=-1)
+    for position in (1 << 64, 1.5):
+        with pytest.raises(InvalidRequest, match="An entry has 1 tokens at position .*; counts are whole numbers"):
+            client.step(0, [Entry(sequence, position, 1)], *tensors(1))  # type: ignore[arg-type]
     with pytest.raises(UnknownSequence):
         client.open("nobody", create=False)
     # None of the refusals has left anything behind.

@@ -10,11 +10,13 @@ from dcp_support import seeded
 
 from dcp_attention import (
     CacheFormat,
+    Cluster,
     ClusterShape,
     Entry,
     Exchange,
     InvalidConfiguration,
     InvalidModel,
+    InvalidRequest,
     LayerAttention,
     Model,
     ModelDescription,
@@ -338,3 +340,17 @@ def test_lost_tokens_are_a_position_mismatch_with_a_name() -> None:
     assert isinstance(error, PositionMismatch)
     assert (str(error), error.number, error.length) == ("tokens lost: Gone.", 7, 3)
     assert type(ServiceError.of(7, "No.")) is PositionMismatch
+
+
+@pytest.mark.parametrize("name", ["timeout", "step_timeout", "retry_for"])
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e12])
+def test_a_time_that_cannot_be(name: str, seconds: float) -> None:
+    if name == "retry_for" and seconds > 0:
+        return  # for as long as it takes
+    with pytest.raises(InvalidRequest, match=rf"`{name}` is .* s, outside 0\.\.\..*; correct it"):
+        Cluster.connect("unix:/nobody", **{name: seconds})  # type: ignore[arg-type]
+
+
+def test_a_revision_that_is_no_text() -> None:
+    with pytest.raises(InvalidModel, match=r"The revision '\\udcff' is no text that UTF-8 can hold"):
+        ModelDescription.uniform(1, query_heads=1, kv_heads=1, key_dim=8, revision="\udcff")

@@ -13,7 +13,7 @@ from dcp_attention._client.attention import Attention, checked_ids
 from dcp_attention._client.claims import Claims
 from dcp_attention._client.directory import Directory
 from dcp_attention._client.keeper import Keeper
-from dcp_attention._client.outages import Outage
+from dcp_attention._client.outages import TIMEOUT_MAX, Outage, check_seconds
 from dcp_attention._client.plan import contents
 from dcp_attention._client.session import Session
 from dcp_attention._client.stored import Stored
@@ -81,6 +81,9 @@ class AsyncCluster:
         transport: Transport | None = None,
     ) -> Self:
         """See `Cluster.connect`. ``transport`` replaces the network, for example in tests."""
+        check_seconds("timeout", timeout, TIMEOUT_MAX)
+        check_seconds("step_timeout", step_timeout, TIMEOUT_MAX)
+        check_seconds("retry_for", retry_for)
         coordinator = Endpoint.default() if endpoint is None else Endpoint.of(endpoint)
         session = Session(
             transport or LoopTransport(), coordinator, tls or TLS.from_environment(), timeout, step_timeout
@@ -120,6 +123,7 @@ class AsyncCluster:
 
     async def topology(self, wait: float = 0) -> Topology:
         """See `Cluster.topology`."""
+        check_seconds("wait", max(wait, 0))
         return await self._reach(lambda: self._session.topology(wait))
 
     # Models.

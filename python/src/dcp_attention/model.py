@@ -220,7 +220,10 @@ class ModelDescription:
             raise InvalidModel(f"The cache format is {self.kv_format!r}; give a CacheFormat, such as CacheFormat.BF16.")
         if self.kv_format.has_scales:
             self._check_bytes()
-        size = 1 if self.revision is None else len(self.revision.encode())
+        try:
+            size = 1 if self.revision is None else len(self.revision.encode())
+        except UnicodeEncodeError:
+            raise InvalidModel(f"The revision {self.revision!r} is no text that UTF-8 can hold; correct it.") from None
         if not 1 <= size <= REVISION_BYTES_MAX:
             raise InvalidModel(
                 f"A revision of {size} bytes is outside 1...{REVISION_BYTES_MAX}; give a hash of the weights and "

@@ -14,6 +14,7 @@ from dcp_attention._client.journal import Journal
 from dcp_attention._client.keeper import Keeper
 from dcp_attention._client.session import Session
 from dcp_attention._client.stored import Stored
+from dcp_attention._wire.codec import LENGTH, check
 from dcp_attention._wire.records import Listing, ListSequences, SequenceRecord
 from dcp_attention._wire.requests import (
     CLOSE_SEQUENCE,
@@ -246,6 +247,8 @@ class Directory:
     async def cut(self, lengths: Iterable[tuple[Sequence, int]]) -> None:
         """Cuts sequences to their first tokens, committed or not."""
         wanted = list(lengths)
+        for _, length in wanted:
+            check(LENGTH, "length", length)
 
         def forget(some: list[int]) -> None:
             for index in some:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dcp_attention.errors import (
     DeadlineExceeded,
+    InvalidRequest,
     NotReady,
     RankUnavailable,
     ServiceError,
@@ -17,6 +19,8 @@ from dcp_attention.errors import (
 )
 
 PAUSE_MAX = 0.5
+TIMEOUT_MAX = 1_000_000.0
+"""Seconds: within what poll(2) and a step's fields hold in milliseconds."""
 
 _MEMBERSHIP = (NotReady, StaleEpoch, RankUnavailable, ShuttingDown, Unreachable, DeadlineExceeded)
 
@@ -24,6 +28,16 @@ _MEMBERSHIP = (NotReady, StaleEpoch, RankUnavailable, ShuttingDown, Unreachable,
 def concerns_membership(error: ServiceError) -> bool:
     """Whether a change of the membership may explain it, so that the topology must be fetched again."""
     return isinstance(error, _MEMBERSHIP)
+
+
+def check_seconds(name: str, seconds: float, most: float = math.inf) -> None:
+    """Refuses a time that none can be.
+
+    Raises:
+        InvalidRequest: It is negative, NaN or above a limit.
+    """
+    if not 0 <= seconds <= most:
+        raise InvalidRequest(f"`{name}` is {seconds:g} s, outside 0...{most:.0f}; correct it.")
 
 
 @dataclass(frozen=True, slots=True)

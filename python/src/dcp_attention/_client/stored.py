@@ -14,6 +14,7 @@ from dcp_attention._client.claims import rank_statuses
 from dcp_attention._client.keeper import Keeper
 from dcp_attention._client.resumption import progress
 from dcp_attention._client.session import Session
+from dcp_attention._wire.codec import LENGTH, check
 from dcp_attention._wire.requests import (
     MATCH,
     READ_TOKENS,
@@ -97,7 +98,10 @@ class Stored:
 
     async def token_ids(self, sequence: Sequence, start: int, count: int | None) -> npt.NDArray[np.uint32]:
         """Token ids as they were committed."""
-        if count is None:
+        check(LENGTH, "start", start)
+        if count is not None:
+            check(LENGTH, "count", count)
+        else:
             count = max((await self.status(sequence)).token_ids - start, 0)
         ids: list[int] = []
         while len(ids) < count:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from dcp_attention.errors import ProtocolViolation, ServiceError
+from dcp_attention.errors import InvalidRequest, ProtocolViolation, ServiceError
 
 T = TypeVar("T")
 
@@ -50,6 +50,14 @@ class Reader:
             raise ProtocolViolation(f"A frame has {self.left} bytes of fields left over.")
 
 
+class Unfit(ValueError):
+    """A value that a field cannot hold; whoever knows the field's name raises `InvalidRequest` with it."""
+
+    def of(self, field: str) -> InvalidRequest:
+        """The error for the caller, whose argument has the field's name."""
+        return InvalidRequest(f"`{field}` is {self}; correct it.")
+
+
 class Codec(Protocol[T]):
     """Writes values of one type to fields, and reads them."""
 
@@ -58,7 +66,12 @@ class Codec(Protocol[T]):
         """The fewest bytes that a value has."""
 
     def write(self, to: bytearray, value: T) -> None:
-        """Appends a value."""
+        """Appends a value.
+
+        Raises:
+            InvalidRequest: A field of a record cannot hold its part of it, with the limits.
+            Unfit: It is of no record.
+        """
 
     def read(self, reader: Reader) -> T:
         """Takes the next value.
@@ -71,24 +84,28 @@ class Codec(Protocol[T]):
 class Number(Generic[T]):
     """A number of fixed size, little-endian."""
 
-    def __init__(self, form: str) -> None:
+    def __init__(self, form: str, limits: str) -> None:
         self._struct = struct.Struct("<" + form)
+        self._limits = limits
         self.least = self._struct.size
 
     def write(self, to: bytearray, value: T) -> None:
-        to += self._struct.pack(value)
+        try:
+            to += self._struct.pack(value)
+        except (struct.error, OverflowError):
+            raise Unfit(f"{value!r}, not {self._limits}") from None
 
     def read(self, reader: Reader) -> T:
         value: T = self._struct.unpack(reader.take(self.least))[0]
         return value
 
 
-U8: Number[int] = Number("B")
-I8: Number[int] = Number("b")
-U16: Number[int] = Number("H")
-U32: Number[int] = Number("I")
-U64: Number[int] = Number("Q")
-F32: Number[float] = Number("f")
+U8: Number[int] = Number("B", "a whole number in 0...255")
+I8: Number[int] = Number("b", "a whole number in -128...127")
+U16: Number[int] = Number("H", "a whole number in 0...65535")
+U32: Number[int] = Number("I", "a whole number in 0...4294967295")
+U64: Number[int] = Number("Q", "a whole number in 0...18446744073709551615")
+F32: Number[float] = Number("f", "a number that f32 holds")
 
 
 class _Bool:
@@ -108,6 +125,8 @@ class _Length:
     least = 8
 
     def write(self, to: bytearray, value: int) -> None:
+        if not 0 <= value <= LENGTH_MAX:
+            raise Unfit(f"{value!r}, not a whole number in 0...{LENGTH_MAX}")
         U64.write(to, value)
 
     def read(self, reader: Reader) -> int:
@@ -121,11 +140,12 @@ class _String:
     least = 2
 
     def write(self, to: bytearray, value: str) -> None:
-        data = value.encode()
+        try:
+            data = value.encode()
+        except UnicodeEncodeError:
+            raise Unfit(f"{value!r}, not a text that UTF-8 can hold") from None
         if len(data) > STRING_BYTES_MAX:
-            raise ProtocolViolation(
-                f"A text of {len(data)} bytes is above the limit of {STRING_BYTES_MAX}; shorten it."
-            )
+            raise Unfit(f"a text of {len(data)} bytes, above the limit of {STRING_BYTES_MAX}")
         U16.write(to, len(data))
         to += data
 
@@ -164,6 +184,18 @@ LENGTH = _Length()
 STRING = _String()
 RANK = _Rank()
 BYTES = _Bytes()
+
+
+def check(codec: Codec[T], field: str, value: T) -> None:
+    """Refuses a value that will not fit into a field, before anything is done with it.
+
+    Raises:
+        InvalidRequest: It does not, with its limits.
+    """
+    try:
+        codec.write(bytearray(), value)
+    except Unfit as error:
+        raise error.of(field) from None
 
 
 @dataclass(frozen=True)
@@ -232,7 +264,10 @@ class Record(Generic[T]):
 
     def write(self, to: bytearray, value: T) -> None:
         for name, codec in self._fields:
-            codec.write(to, getattr(value, name))
+            try:
+                codec.write(to, getattr(value, name))
+            except Unfit as error:
+                raise error.of(name) from None
 
     def read(self, reader: Reader) -> T:
         return self._make(**{name: codec.read(reader) for name, codec in self._fields})

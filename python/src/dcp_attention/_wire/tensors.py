@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dcp_attention._wire.codec import Reader
+from dcp_attention._wire.codec import LENGTH_MAX, Reader
 from dcp_attention._wire.frame import Frame
 from dcp_attention._wire.requests import COMMIT, CommitPart
-from dcp_attention.errors import ProtocolViolation
+from dcp_attention.errors import InvalidRequest, ProtocolViolation
 from dcp_attention.model import DType
 
 STEP_TYPE = 0x0200
@@ -79,8 +79,15 @@ class StepFields(NamedTuple):
         )
         fields = bytearray(head)
         fields += _COUNT.pack(len(self.entries))
-        for entry in self.entries:
-            fields += _ENTRY.pack(*entry)
+        try:
+            for entry in self.entries:
+                fields += _ENTRY.pack(*entry)
+        except struct.error:
+            _, position, count, _ = entry
+            raise InvalidRequest(
+                f"An entry has {count!r} tokens at position {position!r}; counts are whole numbers up to {TOKENS_MAX}, "
+                f"and positions up to {LENGTH_MAX}."
+            ) from None
         COMMIT.fields.write(fields, self.commits)
         return bytes(fields)
 
