@@ -14,6 +14,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcp_attention._client.scaled import ScaledRows, narrowed, numbers, rounded, scaled, widened, words_dims
+from dcp_attention._wire.codec import LENGTH_MAX
 from dcp_attention._wire.records import decoded, encoded
 from dcp_attention._wire.tensors import NUMPY_DTYPES
 from dcp_attention.errors import InvalidModel, InvalidRequest
@@ -51,7 +53,8 @@ class Writer:
         dtype: DType | None = None,
     ) -> None:
         self.path = os.fspath(path)
-        self._partial = f"{self.path}.partial-{os.getpid()}"
+        # Another export of the same name, of this process too, has another one.
+        self._partial = f"{self.path}.partial-{os.getpid()}-{secrets.token_hex(4)}"
         description = sequence.model.description
         self._format = description.kv_format
         self._dtype = dtype
@@ -85,13 +88,17 @@ class Writer:
         # Wider elements first, so that each tensor begins at a multiple of its element.
         for name, elements, shape in sorted(tensors, key=lambda tensor: -_SIZES[tensor[1]]):
             self._declare(name, elements, shape)
-        self._file: IO[bytes] = open(self._partial, "xb")  # noqa: SIM115
         header = json.dumps(self._header, separators=(",", ":"), ensure_ascii=False).encode()
         header += b" " * (-len(header) % 8)
         self._start = 8 + len(header)
         self._written = dict.fromkeys(self._header, 0)
-        self._file.write(struct.pack("<Q", len(header)) + header)
-        self._file.truncate(self._start + self._end)
+        self._file: IO[bytes] = open(self._partial, "xb")  # noqa: SIM115
+        try:
+            self._file.write(struct.pack("<Q", len(header)) + header)
+            self._file.truncate(self._start + self._end)
+        except BaseException:
+            self.abandon()
+            raise
 
     def _rows(self, name: str, shape: tuple[int, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
         if self._dtype is not None:
@@ -158,7 +165,9 @@ class Writer:
 
     def abandon(self) -> None:
         """Removes the partial file."""
-        self._file.close()
+        # Closing it writes what is buffered, which fails on a disk that is full.
+        with contextlib.suppress(OSError):
+            self._file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._partial)
 
@@ -241,12 +250,18 @@ class SequenceFile:
         name = os.fspath(path)
         header, data = _mapped(name)
         metadata = header.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict):
+            raise InvalidRequest(f"{name}: the metadata is no JSON object; give a file that an export wrote.")
+        for key, value in metadata.items():
+            if not isinstance(value, str):
+                raise _wrong(name, key, value, "a text")
         for key, expected in (("format", FORMAT), ("format_version", FORMAT_VERSION)):
             if metadata.get(key) != expected:
                 raise _wrong(name, key, metadata.get(key), f"`{expected}`")
         length = metadata.get("length", "")
-        if not (isinstance(length, str) and length.isascii() and length.isdigit()):
-            raise _wrong(name, "length", length, "a whole number")
+        # Of so many digits alone: Python refuses to read more than some thousands.
+        if not (length.isascii() and length.isdigit() and len(length) <= 15 and int(length) <= LENGTH_MAX):
+            raise _wrong(name, "length", length, f"a whole number up to {LENGTH_MAX}")
         for key in ("sequence", "model"):
             if not metadata.get(key):
                 raise _wrong(name, key, metadata.get(key), "a name")
@@ -301,7 +316,7 @@ class SequenceFile:
         ids = tensor("token_ids", "U32", np.dtype("<u4"), (tokens,)) if "token_ids" in header else None
         annotation = None
         if "annotation" in header:
-            size = header["annotation"].get("shape", [0])[0]
+            size = _bytes(name, header, data, "annotation").size
             annotation = tensor("annotation", "U8", np.dtype("u1"), (size,)).tobytes()
         return SequenceFile(
             name,
@@ -326,7 +341,7 @@ def _mapped(path: str) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
             raise InvalidRequest(f"{path} has no header of safetensors; give a file that an export wrote.")
         try:
             header = json.loads(file.read(count))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidRequest(
                 f"{path}: the header is no JSON ({error}); give a file that an export wrote."
             ) from error
@@ -346,28 +361,39 @@ def _tensor(
     numpy_dtype: np.dtype[Any],
     shape: tuple[int, ...],
 ) -> npt.NDArray[Any]:
-    entry = header.get(name)
-    if not isinstance(entry, dict):
-        raise InvalidRequest(f"{path}: tensor {name} is missing; export the sequence again.")
+    part = _bytes(path, header, data, name)
+    entry = header[name]
     if entry.get("dtype") != dtype or entry.get("shape") != list(shape):
         raise InvalidRequest(
             f"{path}: tensor {name} is {entry.get('dtype')} {entry.get('shape')}, the metadata says {dtype} "
             f"{list(shape)}; export the sequence again."
         )
-    start, end = (*entry.get("data_offsets", ()), -1, -1)[:2]
-    if not (isinstance(start, int) and isinstance(end, int)) or not 0 <= start <= end <= len(data):
+    if part.size != math.prod(shape) * numpy_dtype.itemsize:
+        raise InvalidRequest(
+            f"{path}: tensor {name} has {part.size} bytes for {list(shape)}; export the sequence again."
+        )
+    return part.view(numpy_dtype).reshape(shape)
+
+
+def _bytes(path: str, header: dict[str, Any], data: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
+    entry = header.get(name)
+    if not isinstance(entry, dict):
+        raise InvalidRequest(f"{path}: tensor {name} is missing; export the sequence again.")
+    offsets = entry.get("data_offsets")
+    if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(offset) is int for offset in offsets)):
+        raise InvalidRequest(
+            f"{path}: tensor {name} lies at {offsets!r}, not between two offsets; export the sequence again."
+        )
+    start, end = offsets
+    if not 0 <= start <= end <= len(data):
         raise InvalidRequest(
             f"{path}: tensor {name} lies at {start}..<{end} of {len(data)} bytes; the file is cut off."
         )
-    if end - start != math.prod(shape) * numpy_dtype.itemsize:
-        raise InvalidRequest(
-            f"{path}: tensor {name} has {end - start} bytes for {list(shape)}; export the sequence again."
-        )
-    return data[start:end].view(numpy_dtype).reshape(shape)
+    return data[start:end]
 
 
 def _wrong(path: str, key: str, value: object, expected: str) -> InvalidRequest:
-    found = "is missing" if value is None else f"is {value!r}"
+    found = "is missing" if value is None else f"is {value!r:.80}"
     return InvalidRequest(
         f"{path}: the metadata's `{key}` {found}, not {expected}; give a file that an export of this release wrote."
     )
