@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Cluster(ClusterDirectory, ClusterAttention):
     """A DCP cluster as its clients see it: models, sequences, steps.
 
-    Any thread may call it; calls are carried out one after the other. Every call ends: a request after ``timeout``, a
-    step after ``step_timeout``, an outage after ``retry_for`` seconds.
+    Any thread may call it; calls are carried out one after the other. A signal handler or a finalizer that interrupts a
+    call cannot make another one in its thread: that is an `InvalidRequest`. Every call ends: a request after
+    ``timeout``, a step after ``step_timeout``, an outage after ``retry_for`` seconds.
 
     **Outages.** While ``retry_for`` lasts, what fails retryably is done again: the client waits for the cluster, makes
     the ranks agree on the sequences, appends again the keys and values that they have lost and that were not
@@ -32,11 +33,13 @@ class Cluster(ClusterDirectory, ClusterAttention):
     and every failure is raised; then call `resume` before going on. A sequence of which another process appended
     tokens and did not commit them cannot be restored: `TokensLost` says where it ends.
 
-    **After a fork** the child process has connections of its own, and is another client. An `AsyncCluster` is of the
-    loop that made it: a child makes its own.
+    **After a fork** the child process has connections of its own, and is another client: the sequences that its parent
+    uses stay the parent's until the child uses them. An `AsyncCluster` is of the loop that made it: a child makes its
+    own.
 
-    **One client at a time** uses a sequence. Who uses it first has the claim on it, until another calls `resume`; then
-    this client's calls are refused as `Claimed`.
+    **One client at a time** uses a sequence. A client claims it with `resume`, or with its first call that attends to
+    it or changes it, and takes it over with that from whoever had it. The former client's calls are then refused as
+    `Claimed`, until it calls `resume`.
     """
 
     @classmethod
@@ -66,6 +69,7 @@ class Cluster(ClusterDirectory, ClusterAttention):
             AccessDenied: This user or certificate may not.
             Incompatible: The cluster speaks another version of the protocol.
             InvalidConfiguration: The endpoint or a certificate is no good.
+            InvalidRequest: A time is negative, or too long for a timeout.
         """
         transport = BlockingTransport()
         return cls(
@@ -82,8 +86,8 @@ class Cluster(ClusterDirectory, ClusterAttention):
         )
 
     def close(self) -> None:
-        """Closes the connections. The ranks roll uncommitted tokens back 15 seconds later
-        (``claim-timeout``).
+        """Closes the connections, after the call that another thread makes; later calls are refused. Those that
+        `AsyncCluster` makes fail. The ranks roll uncommitted tokens back 15 seconds later (``claim-timeout``).
         """
         self._run(self._cluster.close())
 

@@ -149,7 +149,7 @@ class ClusterDirectory(ClusterBase):
         Raises:
             InvalidRequest: A rank has fewer tokens.
             Conflict: There is a sequence of that name.
-            Claimed: Another client has the parent.
+            Claimed: Another client has taken the parent over from this one.
         """
         return self._run(self._cluster.fork(parent, name, length))
 
