@@ -103,6 +103,30 @@ def test_a_conversation_that_turned_off_is_cut(llama: PreTrainedModel, two: Clus
     assert DCPCache(two, chat, tokens=other).get_seq_length() == 39
 
 
+def test_a_model_that_is_refused_does_not_claim_a_conversation(llama: PreTrainedModel, two: Cluster) -> None:
+    own, chat = small("llama", attention="eager"), name()
+    cache = DCPCache(two, chat, commit_every=1000)
+    said = generate(llama, ids(20, 1), past_key_values=cache)
+    with pytest.raises(ModelMismatch):
+        DCPCache(two, chat, model=small("llama", seed=2), tokens=said)
+    # What was not committed is still there.
+    assert torch.equal(generate(llama, said, past_key_values=cache), generate(own, said))
+
+
+def test_a_cut_that_waits_for_the_model(llama: PreTrainedModel, two: Cluster) -> None:
+    own, chat = small("llama", attention="eager"), name()
+    with DCPCache(two, chat) as cache:
+        generate(llama, ids(40, 1), past_key_values=cache)
+    other = torch.cat([ids(40, 1)[:, :30], ids(10, 2)], 1)
+    cache = DCPCache(two, chat, tokens=other)
+    assert (cache.get_seq_length(), two.status(two.open(chat)).committed) == (30, 55)
+    copied = copy.deepcopy(cache)
+    cache.crop(-10)
+    assert (cache.get_seq_length(), two.status(two.open(chat)).committed) == (20, 20)
+    for one in (cache, copied):
+        assert torch.equal(generate(llama, other, past_key_values=one), generate(own, other))
+
+
 def test_rows_go_on_together(llama: PreTrainedModel, two: Cluster) -> None:
     _, numbers = dcp_support.seeded()
     own, chat = small("llama", attention="eager"), name()
@@ -242,6 +266,18 @@ def test_other_weights_are_refused(llama: PreTrainedModel, two: Cluster) -> None
         DCPCache(two, chat, model=small("llama", seed=2))
     with pytest.raises(ModelMismatch, match="revision"):
         generate(small("llama", seed=2), ids(30, 1), past_key_values=DCPCache(two, chat))
+    # A refusal takes no token away, whatever is to follow.
+    said, others = two.token_ids(two.open(chat)).tolist(), ids(30, 2)
+    for refused in (
+        lambda: DCPCache(two, chat, model=small("llama", seed=2), tokens=others),
+        lambda: DCPCache(two, chat, model=llama, tokens=others, kv_format="int8"),
+        lambda: generate(small("llama", seed=2), others, past_key_values=DCPCache(two, chat, tokens=others)),
+        lambda: generate(llama, others, past_key_values=DCPCache(two, chat, tokens=others, kv_format="int8")),
+    ):
+        with pytest.raises(ModelMismatch):
+            refused()
+        assert two.status(two.open(chat)).committed == 25
+        assert two.token_ids(two.open(chat)).tolist() == said
     tuned = copy.deepcopy(llama)
     assert DCPCache(two, chat, model=tuned).get_seq_length() == 25
     with torch.no_grad():

@@ -13,6 +13,7 @@ import torch
 from dcp_attention import Commit, Entry, Fork, TokensLost, UnknownSequence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Sequence as SequenceOf
 
     from dcp_attention import Cluster, Model, Sequence
@@ -28,6 +29,7 @@ class Row:
         length: How many tokens it has in all layers.
         committed: How many of them are durable.
         ids: What its tokens are called; ``None`` when that is not known of all of them.
+        is_longer: Whether the daemons have tokens beyond ``length`` that are still to be cut.
     """
 
     sequence: Sequence
@@ -35,6 +37,7 @@ class Row:
     length: int = 0
     committed: int = 0
     ids: list[int] | None = field(default_factory=list)
+    is_longer: bool = False
 
     def entry(self, start: int, count: int) -> Entry | None:
         """The row's part of a step that brings tokens ``start ..< start + count`` of the padded batch; none if all
@@ -70,22 +73,26 @@ class Rows:
 
     # Where rows come from.
 
-    def take_up(self, tokens: SequenceOf[SequenceOf[int]] | None) -> None:
-        """Takes up stored sequences of these names; none are made.
+    def take_up(
+        self, tokens: SequenceOf[SequenceOf[int]] | None, check: Callable[[Sequence], None] | None = None
+    ) -> None:
+        """Takes up stored sequences of these names; none are made. What the daemons have beyond the rows is left to
+        `trim`: a model that is refused then has cut nothing.
 
         Args:
-            tokens: For each row the ids of the tokens that are to follow each other, without padding. Rows are cut to
+            tokens: For each row the ids of the tokens that are to follow each other, without padding. Rows end with
                 what they have in common with them, but the last one, which is always computed. ``None`` takes rows as
                 they are.
+            check: Raises an error for a sequence that may not be used, before it is claimed.
         """
-        self.all = [row for name in self._names if (row := self._stored(name)) is not None]
+        self.all = [row for name in self._names if (row := self._stored(name, check)) is not None]
         if self.all and len(self.all) < len(self._names):
             raise ValueError(
                 f"Of the sequences {', '.join(self._names)} some are stored and some are not; use names that are all "
                 "new, or all stored."
             )
         if len(self._names) == 1 and not self.all:  # perhaps `make` gave the name to the rows of a batch
-            while (row := self._stored(f"{self._names[0]}/{len(self.all)}")) is not None:
+            while (row := self._stored(f"{self._names[0]}/{len(self.all)}", check)) is not None:
                 self.all.append(row)
         if tokens is None or not self.all:
             self.align()
@@ -98,22 +105,29 @@ class Rows:
         for row, ids in zip(self.all, tokens, strict=True):
             row.padding = longest - len(ids)
         kept = min(row.padding + _common(row.ids or [], ids[:-1]) for row, ids in zip(self.all, tokens, strict=True))
-        self.cut([max(0, kept - row.padding) for row in self.all])
+        for row in self.all:
+            end = max(0, kept - row.padding)
+            row.is_longer = row.is_longer or end < row.length
+            row.cut(end)
 
-    def _stored(self, name: str) -> Row | None:
-        """The committed length of a sequence, after claiming it."""
+    def trim(self) -> None:
+        """Cuts what the daemons have beyond the rows that `take_up` has found."""
+        self.cut([row.length for row in self.all])
+
+    def _stored(self, name: str, check: Callable[[Sequence], None] | None) -> Row | None:
+        """What is committed of a sequence, after claiming it."""
         try:
             sequence = self._cluster.open(name, create=False, scope=self._scope)
         except UnknownSequence:
             return None
+        if check is not None:
+            check(sequence)
         length = self._cluster.resume(sequence, at_most=0)
         status = self._cluster.status(sequence)
-        if status.committed < length:
-            # A commit whose client died has reached some ranks: the others have the last tokens, without their ids.
-            length = status.committed
-            self._cluster.cut(sequence, length)
-        ids = self._cluster.token_ids(sequence, 0, length).tolist() if status.token_ids >= length else None
-        return Row(sequence, length=length, committed=length, ids=ids)
+        # A commit whose client died has reached some ranks: the others have the last tokens, without their ids.
+        known = min(length, status.committed)
+        ids = self._cluster.token_ids(sequence, 0, known).tolist() if status.token_ids >= known else None
+        return Row(sequence, length=known, committed=known, ids=ids, is_longer=known < length)
 
     def align(self) -> None:
         """Pads rows of different lengths on the left, as a batch whose rows went on together has them."""
@@ -155,11 +169,16 @@ class Rows:
 
     def cut(self, lengths: SequenceOf[int]) -> None:
         """Cuts each row to a length."""
-        cuts = [(row.sequence, length) for row, length in zip(self.all, lengths, strict=True) if length < row.length]
+        cuts = [
+            (row.sequence, length)
+            for row, length in zip(self.all, lengths, strict=True)
+            if length < row.length or row.is_longer
+        ]
         if cuts:
             self._cluster.cut_many(cuts)
         for row, length in zip(self.all, lengths, strict=True):
             row.cut(length)
+            row.is_longer = False
 
     def even(self, length: int) -> int:
         """Rolls back the tokens that an incomplete forward pass appended to some layers.

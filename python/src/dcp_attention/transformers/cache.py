@@ -75,7 +75,8 @@ class DCPCache(NoStateCache):
             name: Of the sequence. For a batch a name for each row, or one: its rows are then NAME/0, NAME/1 and so on.
             model: The model that will use it; ``None`` is the first that does.
             tokens: The token ids that will be passed, for one row or a list for each, without padding; tensors are
-                taken too. A stored sequence is cut to what it has in common with them. ``None`` takes it up as it is.
+                taken too. A stored sequence is cut to what it has in common with them, when the model is known to be
+                the one that made it. ``None`` takes it up as it is.
             scope: Of new sequences: who may find them by their tokens.
             revision: What identifies the model's weights; ``None`` is a digest of a sample of them.
             kv_format: How the daemons keep keys and values, such as ``int8`` or ``fp8``, which take half of what bf16
@@ -84,7 +85,8 @@ class DCPCache(NoStateCache):
 
         Raises:
             NotServed: The model has a layer that the daemons cannot serve, or that the format cannot keep.
-            ModelMismatch: A stored sequence is another model's, or has other weights or another format.
+            ModelMismatch: A stored sequence is another model's, or has other weights or another format, and keeps its
+                tokens. Without ``model`` the first forward pass raises this.
         """
         super().__init__()
         self.cluster = cluster
@@ -99,7 +101,10 @@ class DCPCache(NoStateCache):
         self._passes = 0
         self._pass: Pass | None = None
         self._waiting: Update | None = None
-        self._rows.take_up(None if tokens is None else token_lists(tokens))
+        facts = None if model is None else served(model, revision, kv_format)
+        self._rows.take_up(
+            None if tokens is None else token_lists(tokens), check=None if facts is None else facts.check
+        )
         self._length = max((row.padding + row.length for row in self._rows.all), default=0)
         if model is None:
             self._await_caller()
@@ -392,6 +397,7 @@ class DCPCache(NoStateCache):
         facts = served(model, self._revision, self._kv_format)
         for row in self._rows.all:
             facts.check(row.sequence)
+        self._rows.trim()
         self._tokens = TokenWatch.of(model)
         self._model = facts
         return facts
