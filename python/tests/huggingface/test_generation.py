@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,12 +13,11 @@ import pytest
 import torch
 from huggingface.support import generate, ids, padded, small
 
+from dcp_attention import Cluster, InvalidRequest, RetryableError
 from dcp_attention.transformers import DCPCache, served
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from dcp_attention import Cluster
 
 # Windows, soft caps and sinks, layers that share keys and values, two head dims, latents.
 KINDS = ["llama", "mistral", "gemma2", "gpt_oss", "gemma4_text", "deepseek_v3"]
@@ -81,6 +81,54 @@ def test_beams(architecture: str, two: Cluster) -> None:
     assert all(two.status(two.open(row)).committed == 20 for row in cache.names)
     cache.delete()
     assert not stored & {sequence.name for sequence in two.sequences()}
+
+
+@pytest.mark.parametrize("long", ["a" * 255, "\N{GREEK SMALL LETTER ALPHA}" * 127])
+def test_forks_of_long_names(long: str, llama: PreTrainedModel, two: Cluster) -> None:
+    """A fork's name has 13 bytes of its own."""
+    seed, _ = dcp_support.seeded()
+    expected = generate(small("llama", attention="eager"), ids(20, seed), num_beams=2)
+    cache = DCPCache(two, [long, f"{long[1:]}b"])
+    assert torch.equal(expected, generate(llama, ids(20, seed), num_beams=2, past_key_values=cache))
+    assert all(one.startswith(long[:100]) for one in copy.deepcopy(cache).names)
+    cache.delete()
+    with pytest.raises(InvalidRequest, match="1 to 255 bytes"):
+        DCPCache(two, long + "bc")
+
+
+def test_rows_that_are_dropped_while_a_rank_is_away(llama: PreTrainedModel) -> None:
+    """What cannot be closed is closed later; the rows are reordered once."""
+    seed, _ = dcp_support.seeded()
+    own, rows = small("llama", attention="eager"), ids(20, seed, 3)
+    with dcp_support.cluster(2) as cluster, Cluster.connect(cluster.endpoint, retry_for=1) as client:
+        cache = DCPCache(client, "rows")
+        with torch.no_grad():
+            llama(rows, past_key_values=cache)
+        cluster.kill("rank-1")
+        cache.batch_select_indices(torch.tensor([1, 2]))
+        assert cache.names == ("rows/1", "rows/2")
+        with pytest.raises(RetryableError):
+            cache.close()
+        cluster.start()
+        client.topology(60)
+        cache.reorder_cache(torch.tensor([1, 0]))
+        assert {sequence.name for sequence in client.sequences()} == {"rows/1", "rows/2"}
+        with torch.no_grad():
+            found = llama(ids(2, seed + 1, 2), past_key_values=cache).logits
+            expected = own(torch.cat([rows[[2, 1]], ids(2, seed + 1, 2)], 1)).logits[:, -2:]
+        torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+
+def test_deleting_what_is_gone(llama: PreTrainedModel, two: Cluster) -> None:
+    cache = DCPCache(two, name())
+    generate(llama, ids(20, 1, 2), past_key_values=cache)
+    rows = cache.names
+    two.close_sequences([rows[0]])
+    cache.delete()
+    assert not set(rows) & {sequence.name for sequence in two.sequences()}
+    # And a new conversation of that name.
+    expected = generate(small("llama", attention="eager"), ids(20, 2, 2))
+    assert torch.equal(generate(llama, ids(20, 2, 2), past_key_values=cache), expected)
 
 
 @pytest.mark.parametrize("architecture", KINDS)

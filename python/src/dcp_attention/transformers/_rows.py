@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dcp_attention import Commit, Entry, Fork, TokensLost, UnknownSequence
+from dcp_attention import Commit, Entry, Evicted, Fork, Sequence, ServiceError, TokensLost, UnknownSequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Sequence as SequenceOf
 
-    from dcp_attention import Cluster, Model, Sequence
+    from dcp_attention import Cluster, Model
+
+# What the coordinator takes.
+_NAME_BYTES_MAX = 255
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Rows:
         self._cluster = cluster
         self._names = list(names)
         self._scope = scope
+        self._unused: list[Sequence] = []  # of no row any more, and not closed yet
         self.all: list[Row] = []
 
     @property
@@ -92,7 +96,7 @@ class Rows:
                 "new, or all stored."
             )
         if len(self._names) == 1 and not self.all:  # perhaps `make` gave the name to the rows of a batch
-            while (row := self._stored(f"{self._names[0]}/{len(self.all)}", check)) is not None:
+            while _fits(name := f"{self._names[0]}/{len(self.all)}") and (row := self._stored(name, check)) is not None:
                 self.all.append(row)
         if tokens is None or not self.all:
             self.align()
@@ -143,6 +147,7 @@ class Rows:
             raise ValueError(
                 f"A batch of {count} rows needs as many names of sequences, or one; there are {len(self._names)}."
             )
+        self.close_unused()  # a deleted sequence of one of these names would be taken for a new one
         self.all = [Row(sequence) for sequence in self._cluster.open_many(self._names, model, scope=self._scope)]
 
     # What becomes of them.
@@ -212,7 +217,11 @@ class Rows:
             ]
 
     def select(self, parents: SequenceOf[int]) -> None:
-        """Replaces row i by row ``parents[i]``: keeps, forks or closes sequences."""
+        """Replaces row i by row ``parents[i]``: keeps, forks or closes sequences.
+
+        A sequence that cannot be closed now is no error here: who gets one selects again, and would have rows that are
+        in their new order reordered once more. It is closed with the next ones, or by `close_unused`, which tells.
+        """
         if list(parents) == list(range(len(self.all))):
             return
         taken: set[int] = set()
@@ -222,24 +231,77 @@ class Rows:
             if parent in taken:
                 forks.append((place, Fork(row.sequence, fork_name(row.sequence.name), row.length)))
             taken.add(parent)
-        forked = self._cluster.fork_many([fork for _, fork in forks]) if forks else []
+        forked = self._fork([fork for _, fork in forks])
         made = {place: sequence for (place, _), sequence in zip(forks, forked, strict=True)}
-        unused = [row.sequence for index, row in enumerate(self.all) if index not in taken]
-        old, self.all = self.all, []
-        for place, parent in enumerate(parents):
-            self.all.append(old[parent] if place not in made else _forked(old[parent], made[place]))
-        if unused:
-            self._cluster.close_sequences(unused)
+        self._unused += [row.sequence for index, row in enumerate(self.all) if index not in taken]
+        self.all = [
+            self.all[parent] if place not in made else _forked(self.all[parent], made[place])
+            for place, parent in enumerate(parents)
+        ]
+        self._close_unused()
 
     def fork(self, names: SequenceOf[str]) -> list[Row]:
         """Forks of all rows, under names."""
         forks = [Fork(row.sequence, name, row.length) for row, name in zip(self.all, names, strict=True)]
-        return [_forked(row, sequence) for row, sequence in zip(self.all, self._cluster.fork_many(forks), strict=True)]
+        return [_forked(row, sequence) for row, sequence in zip(self.all, self._fork(forks), strict=True)]
+
+    def _fork(self, forks: list[Fork]) -> list[Sequence]:
+        """Makes all of some forks. Those that a failed call has made are of no row, and are closed with the next."""
+        if not forks:
+            return []
+        self._close_unused()  # some may have these names
+        try:
+            return self._cluster.fork_many(forks)
+        except ServiceError as error:
+            self._unused += [answer for answer in error.answers if isinstance(answer, Sequence)]
+            raise
+
+    def delete(self) -> None:
+        """Closes all sequences.
+
+        Raises:
+            ServiceError: As of `close_unused`, which goes on with it.
+        """
+        self._unused += [row.sequence for row in self.all]
+        self.all = []
+        self.close_unused()
+
+    def close_unused(self) -> None:
+        """Closes the sequences that rows have had, and that could not be closed then.
+
+        Raises:
+            ServiceError: The first that fails again. Only what may succeed later is tried by the next call.
+        """
+        failures = self._close_unused()
+        if failures:
+            self._unused = [sequence for sequence, error in failures if error.is_retryable]
+            raise failures[0][1]
+
+    def _close_unused(self) -> list[tuple[Sequence, ServiceError]]:
+        if not self._unused:
+            return []
+        failures: list[tuple[Sequence, ServiceError]] = []
+        try:
+            self._cluster.close_sequences(self._unused)
+        except ServiceError as error:
+            failures = [
+                (sequence, answer)
+                for sequence, answer in zip(self._unused, error.answers, strict=True)
+                # One that somebody else has closed, or that was evicted, is closed.
+                if isinstance(answer, ServiceError) and not isinstance(answer, (UnknownSequence, Evicted))
+            ]
+        self._unused = [sequence for sequence, _ in failures]
+        return failures
+
+
+def _fits(name: str) -> bool:
+    return len(name.encode()) <= _NAME_BYTES_MAX
 
 
 def fork_name(name: str) -> str:
-    """A unique name for a fork."""
-    return f"{name.split('~')[0]}~{secrets.token_hex(6)}"
+    """A unique name for a fork, with as much of the name as names have room for."""
+    unique = f"~{secrets.token_hex(6)}"
+    return name.split("~")[0].encode()[: _NAME_BYTES_MAX - len(unique)].decode(errors="ignore") + unique
 
 
 def _forked(row: Row, sequence: Sequence) -> Row:

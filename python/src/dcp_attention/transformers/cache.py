@@ -431,16 +431,19 @@ class DCPCache(NoStateCache):
 
     def delete(self) -> None:
         """Closes its sequences, which deletes their tokens."""
-        self.cluster.close_sequences([row.sequence for row in self._rows.all])
-        self._rows.all, self._length, self._pass, self._waiting = [], 0, None, None
+        self._length, self._pass, self._waiting = 0, None, None
+        self._rows.delete()
 
     def close(self) -> None:
-        """Commits; the sequences stay, and can be opened by name or found by their tokens."""
+        """Commits; the sequences stay, and can be opened by name or found by their tokens. Closes those of dropped
+        beams and rows that could not be closed when they were dropped.
+        """
         if self._watch is not None:
             self._watch.end()
             self._watch = None
         if self._rows.all:
             self.commit()
+        self._rows.close_unused()
 
     def __enter__(self) -> Self:
         return self
