@@ -131,6 +131,17 @@ def test_deleting_what_is_gone(llama: PreTrainedModel, two: Cluster) -> None:
     assert torch.equal(generate(llama, ids(20, 2, 2), past_key_values=cache), expected)
 
 
+def test_crop_takes_both_signs(llama: PreTrainedModel, two: Cluster) -> None:
+    """What is negative is removed, as everywhere; what is positive stays, as before transformers 5.18."""
+    cache = DCPCache(two, name())
+    with torch.no_grad():
+        llama(ids(30, 1), past_key_values=cache)
+    for crop, left in ((0, 30), (-4, 26), (30, 26), (20, 20), (torch.tensor(-3), 17), (-100, 0)):
+        cache.crop(crop)  # type: ignore[arg-type]
+        assert type(cache.get_seq_length()) is int
+        assert (cache.get_seq_length(), two.status(two.open(cache.names[0])).length) == (left, left)
+
+
 @pytest.mark.parametrize("architecture", KINDS)
 def test_prompt_lookup(architecture: str, two: Cluster) -> None:
     seed, _ = dcp_support.seeded()

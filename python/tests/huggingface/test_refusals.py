@@ -7,13 +7,15 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
+import dcp_support
 import pytest
 import torch
 from huggingface.support import generate, ids, padded, small
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask
 
-from dcp_attention.transformers import DCPCache, NotServed
+from dcp_attention.transformers import DCPCache, NotServed, cache_argument
+from dcp_attention.transformers._versions import require_served
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,7 +43,7 @@ def cache(two: Cluster) -> DCPCache:
 def test_architectures(architecture: str, attention: str, found: str, cache: DCPCache) -> None:
     model = small(architecture, attention=attention)
     with pytest.raises(NotServed, match=found):
-        generate(model, ids(10, 1), past_key_values=cache)
+        generate(model, ids(10, 1), **{cache_argument(model): cache})
     assert not [one for one in cache.cluster.sequences() if one.name == cache.names[0]]
 
 
@@ -169,6 +171,17 @@ def test_layers_that_bytes_cannot_keep(two: Cluster, kv_format: str) -> None:
         generate(latent, ids(5, 1), past_key_values=DCPCache(two, "refused", kv_format=kv_format))
     with pytest.raises(NotServed, match=rf"{kv_format} cannot keep layer 0, of dimensions 10 and 10"):
         generate(small("llama", head_dim=10), ids(5, 1), past_key_values=DCPCache(two, "refused", kv_format=kv_format))
+
+
+@pytest.mark.parametrize("release", ["4.57.6", "5.14.1", "6.0.0.dev0"])
+def test_other_releases_of_transformers(release: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_served()
+    monkeypatch.setattr("transformers.__version__", release)
+    with pytest.raises(ImportError, match=rf"needs (.*), and this is transformers {release}") as refused:
+        require_served()
+    # The same as the package requires.
+    wanted = str(refused.value).split("'")[1]
+    assert f'"{wanted}"' in (dcp_support.REPOSITORY / "python/pyproject.toml").read_text()
 
 
 def test_batches_of_another_size(llama: PreTrainedModel, cache: DCPCache) -> None:

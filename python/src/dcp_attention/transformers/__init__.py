@@ -6,6 +6,12 @@ registers.
 See the article *Transformers* for what is served, what is refused and when it pays.
 """
 
+# ruff: noqa: E402 - the release is checked before a name that another one has not is imported.
+
+from dcp_attention.transformers._versions import require_served
+
+require_served()
+
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from dcp_attention.transformers._attention import dcp_attention

@@ -288,7 +288,7 @@ def _look(model: PreTrainedModel, revision: str | None, kv_format: CacheFormat |
 def cache_argument(model: PreTrainedModel) -> str:
     """The name of the cache argument of a model's forward pass, which depends on the release of transformers."""
     parameters = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in parameters else "past_key_values"
+    return next((name for name in ("cache", "cache_params") if name in parameters), "past_key_values")
 
 
 def _revision(model: PreTrainedModel) -> str:

@@ -156,12 +156,13 @@ class DCPCache(NoStateCache):
         return self._length
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Rolls back the last ``-tokens_to_remove`` tokens, as assisted decoding does with rejected ones."""
-        if tokens_to_remove > 0:
-            raise ValueError(f"crop({tokens_to_remove}) is no number of tokens to remove; pass it negated.")
-        if tokens_to_remove < 0:
+        """Rolls back the last ``-tokens_to_remove`` tokens, as assisted decoding does with rejected ones. A positive
+        number is how many tokens stay at most, as caches of transformers took it before 5.18.
+        """
+        count = int(tokens_to_remove)  # some releases pass a tensor, which a later += would change in place
+        length = count if count > 0 else max(0, self._length + count)
+        if length < self._length:
             self._end_pass()
-            length = max(0, self._length + tokens_to_remove)
             self._rows.cut([max(0, length - row.padding) for row in self._rows.all])
             self._length = length
 
