@@ -51,9 +51,47 @@ def test_exit_statuses(tmp_path: Path, running: dcp_support.LocalCluster, capsys
     assert main(["--architectures", "llama", "mpt", *options]) == 3
     assert "REFUSED: It has its own attention code" in capsys.readouterr().out
     assert main([str(tmp_path / "nothing"), *options]) == 2
+    for wrong in (["--dtype", "f8"], ["--lengths", "5,abc"], ["--lengths", ""], ["--tokens", "0"], ["--ranks", "-1"]):
+        with pytest.raises(SystemExit) as usage:
+            main(["--architectures", "llama", *wrong])
+        assert usage.value.code == 2
+        assert wrong[0] in capsys.readouterr().err
     with pytest.raises(SystemExit) as usage:
-        main(["--dtype", "f8"])
+        main(["--architectures", "lama", *options])
     assert usage.value.code == 2
+    assert "`lama` is none of llama, mistral" in capsys.readouterr().err
+
+
+def test_no_cluster(
+    running: dcp_support.LocalCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--architectures", "llama", "--cluster", "tcp:nowhere"]) == 4
+    assert "tcp:nowhere" in capsys.readouterr().err
+    # A dcpctl that fails, and none.
+    (tmp_path / "dcpctl").symlink_to("/bin/false")
+    monkeypatch.setenv("DCP_BIN", str(tmp_path))
+    assert main(["--architectures", "llama"]) == 4
+    assert "ended with 1" in capsys.readouterr().err
+    (tmp_path / "dcpctl").unlink()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--architectures", "llama"]) == 4
+    assert "`dcpctl` is neither in" in capsys.readouterr().err
+
+
+def test_an_error_of_the_check_is_no_difference(
+    running: dcp_support.LocalCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More memory than there is: torch raises a RuntimeError."""
+    options = ["--cluster", running.endpoint, "--lengths", "5", "--tokens", "4"]
+    monkeypatch.setitem(ARCHITECTURES, "llama", {"vocab_size": 1 << 50})
+    assert main(["--architectures", "llama", *options]) == 5
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert "The check itself failed with RuntimeError, and nothing is known of the model." in printed
 
 
 def test_a_difference_is_seen(running: dcp_support.LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:

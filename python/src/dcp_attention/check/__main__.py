@@ -8,10 +8,11 @@ import argparse
 import contextlib
 import json
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from dcp_attention import CacheFormat, Cluster, InvalidModel, ServiceError
-from dcp_attention.check.local import LocalCluster
+from dcp_attention.check.local import LocalCluster, NotStarted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +27,8 @@ examples:
   python -m dcp_attention.check ./model --kv-format int8
   python -m dcp_attention.check --architectures llama gemma3_text --markdown
 
-exit status: 0 all equal, or tied; 1 some differ; 2 usage; 3 some are refused, and none differs; 4 no cluster, or it
-failed
+exit status: 0 all equal, or tied; 1 some differ; 2 usage, or no such model; 3 some are refused, and none differs; 4 no
+cluster, or it failed; 5 anything else went wrong, such as memory for the model, and nothing is known of it
 """
 _EXIT = {"equal": 0, "tied": 0, "refused": 3, "differs": 1}
 
@@ -35,23 +36,39 @@ _EXIT = {"equal": 0, "tied": 0, "refused": 3, "differs": 1}
 def main(arguments: list[str] | None = None) -> int:
     """Checks the models in the arguments, prints the reports, and returns the exit status."""
     options = _parser().parse_args(arguments)
-    if options.architectures == []:
-        from dcp_attention.check.architectures import ARCHITECTURES
-
-        options.architectures = list(ARCHITECTURES)
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with _cluster(options) as cluster:
-            reports = [_check(name, cluster, options) for name in options.architectures or [options.model]]
-    except (ServiceError, RuntimeError, FileNotFoundError) as error:
+        return _run(options)
+    except (ServiceError, NotStarted) as error:
         print(error, file=sys.stderr)
         return 4
     except OSError as error:
         print(error, file=sys.stderr)
         return 2
+    except Exception as error:
+        # Python would end with 1, which says that the daemons compute something else.
+        traceback.print_exc()
+        print(
+            f"The check itself failed with {type(error).__name__}, and nothing is known of the model. Free memory or "
+            "install what is missing; otherwise report the lines above.",
+            file=sys.stderr,
+        )
+        return 5
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.architectures is not None:
+        from dcp_attention.check.architectures import ARCHITECTURES
+
+        options.architectures = options.architectures or list(ARCHITECTURES)
+        for name in options.architectures:
+            if name not in ARCHITECTURES:
+                _parser().error(f"argument --architectures: `{name}` is none of {', '.join(ARCHITECTURES)}")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with _cluster(options) as cluster:
+        reports = [_check(name, cluster, options) for name in options.architectures or [options.model]]
     if options.json:
         print(json.dumps([report.as_dict() for report in reports], indent=2))
     elif options.markdown:
@@ -87,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="small random models of these architectures; of all that it knows without names",
     )
     parser.add_argument("--cluster", metavar="ENDPOINT", help="unix:PATH or tcp:HOST:PORT of a coordinator")
-    parser.add_argument("--ranks", type=int, default=2, help="of the cluster that is started (2)")
+    parser.add_argument("--ranks", type=_count, default=2, help="of the cluster that is started (2)")
     parser.add_argument(
         "--dtype", choices=("f32", "bf16", "f16"), help="of the weights; the model's own, or f32 for random ones"
     )
@@ -100,10 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prompt", action="append", metavar="TEXT", help="a prompt, for a model with a tokenizer; may be repeated"
     )
-    parser.add_argument("--lengths", default="10,60,200", help="of random prompts, in tokens (10,60,200)")
-    parser.add_argument("--tokens", type=int, default=32, help="how many to generate (32)")
     parser.add_argument(
-        "--layers", type=int, default=4, help="at most how many of a config's layers the random model gets (4)"
+        "--lengths", type=_counts, default=(10, 60, 200), help="of random prompts, in tokens (10,60,200)"
+    )
+    parser.add_argument("--tokens", type=_count, default=32, help="how many to generate (32)")
+    parser.add_argument(
+        "--layers", type=_count, default=4, help="at most how many of a config's layers the random model gets (4)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of random weights and prompts (1)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
@@ -118,6 +137,17 @@ def _kv_format(name: str) -> CacheFormat:
         return CacheFormat.named(name)
     except InvalidModel as error:
         raise argparse.ArgumentTypeError(error.message) from error
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if (number := int(text)) > 0:
+            return number
+    raise argparse.ArgumentTypeError(f"`{text}` is no number from 1 on.")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_count(part) for part in text.split(","))
 
 
 @contextlib.contextmanager
@@ -136,12 +166,11 @@ def _check(name: str, cluster: Cluster, options: argparse.Namespace) -> Report:
     if options.prompt:
         tokenizer = source.tokenizer()
         prompts = [tokenizer(text)["input_ids"] for text in options.prompt]
-    lengths = tuple(int(length) for length in options.lengths.split(","))
     return compare(
         source,
         cluster,
         prompts,
-        lengths=lengths,
+        lengths=options.lengths,
         dtype=options.dtype,
         kv_format=options.kv_format,
         tokens=options.tokens,

@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+class NotStarted(RuntimeError):
+    """A program of the service was not found, or has failed."""
+
+
 def find_program(name: str) -> str:
     """The path of one of the service's programs: in ``DCP_BIN``, on the ``PATH``, or as ``make build`` leaves it.
 
     Raises:
-        FileNotFoundError: It is in none of these places.
+        NotStarted: It is in none of these places.
     """
     path = os.environ.get("DCP_BIN", "")
     for directory in (path, os.environ.get("PATH", ""), str(Path(".build/release").absolute())):
         if directory and (found := shutil.which(name, path=directory)) is not None:
             return found
-    raise FileNotFoundError(
+    raise NotStarted(
         f"`{name}` is neither in the directory that DCP_BIN names, nor on the PATH, nor in .build/release. Run `make "
         "build`, or set DCP_BIN to the directory of the programs."
     )
@@ -76,7 +80,7 @@ class LocalCluster:
         words = [find_program("dcpctl"), command, "--dir", str(self.directory), *arguments]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(
+            raise NotStarted(
                 f"`{' '.join(words)}` ended with {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
             )
 
