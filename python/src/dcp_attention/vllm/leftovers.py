@@ -18,7 +18,8 @@ from itertools import count
 
 from vllm.logger import init_logger
 
-from dcp_attention import AccessDenied, Cluster, Model, Sequence, ServiceError, UnknownSequence
+from dcp_attention import AccessDenied, Cluster, Model, Sequence, ServiceError
+from dcp_attention.vllm.closing import GONE, close
 from dcp_attention.vllm.options import Options
 
 logger = init_logger(__name__)
@@ -99,7 +100,7 @@ class Life:
             if marker is not None and marker[1] != self.engine:
                 try:
                     found[marker[1]] = self._cluster.status(sequence).claim
-                except UnknownSequence:
+                except GONE:
                     continue
         return found
 
@@ -127,13 +128,6 @@ def _keep(cluster: Cluster, engine: str) -> int:
             left.append(sequence)
         elif marker is not None and marker[1] == engine:
             markers.append(sequence)
-    for sequences, keep in ((left, True), (markers, False)):
-        if sequences:
-            try:
-                cluster.close_sequences(sequences, keep=keep)
-            except UnknownSequence as error:
-                # Somebody else has closed it. The others are done, or have an error that counts.
-                for answer in error.answers:
-                    if isinstance(answer, ServiceError) and not isinstance(answer, UnknownSequence):
-                        raise answer from None
+    close(cluster, left, keep=True)
+    close(cluster, markers)
     return len(left)

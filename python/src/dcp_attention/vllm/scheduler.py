@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcp_attention import Cluster, Model, Sequence
+from dcp_attention.vllm.closing import GONE, close
 from dcp_attention.vllm.leftovers import Life
 from dcp_attention.vllm.options import Options
 from dcp_attention.vllm.plan import Admission, Plan, Share
@@ -46,12 +47,16 @@ class SchedulerSide:
 
         A new request's sequence is made here, of what is stored of its tokens: a number that was only looked up might
         be too large by the time that the worker asks for the tokens. The last token is always computed, for its logits.
-        Of a request that was preempted everything is still there.
+        Of a request that was preempted everything is still there, unless the coordinator needed its room meanwhile.
         """
         held = self._held.get(request.request_id)
-        if held is not None and not held.was_admitted and self._has_more(held):
+        if held is not None and not self._is_there(held):
+            if held.was_admitted:
+                self._plan.finished.append(request.request_id)  # for the worker, which knows the old sequence
+            held = None
+        elif held is not None and not held.was_admitted and self._has_more(held):
             # It has waited for room, and others have computed what it begins with.
-            self._cluster.close_sequences([held.sequence])
+            close(self._cluster, [held.sequence])
             held = None
         if held is None:
             held = self._held[request.request_id] = self._begin(request)
@@ -65,6 +70,16 @@ class SchedulerSide:
         token_ids = list(request.all_token_ids)
         sequence, length = self._cluster.open_matching(name, self._model, token_ids, scope=scope, longest=longest)
         return _Held(request, sequence, length)
+
+    def _is_there(self, held: _Held) -> bool:
+        """Whether the sequence of a request that waits was not evicted. To open it counts as a use, so that it stays
+        until the worker has it.
+        """
+        try:
+            self._cluster.open(held.sequence.name, create=False)
+        except GONE:
+            return False
+        return True
 
     def _has_more(self, held: _Held) -> bool:
         longest = self._longest(held.request)
@@ -94,7 +109,7 @@ class SchedulerSide:
         if held.was_admitted:
             self._plan.finished.append(request_id)
         else:
-            self._cluster.close_sequences([held.sequence])
+            close(self._cluster, [held.sequence])
 
     def next_plan(self, scheduled: dict[str, int]) -> Plan:
         """The plan of a step in which each request computes this many tokens from its current length."""

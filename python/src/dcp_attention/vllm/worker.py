@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dcp_attention import AttentionOutput, Cluster, Commit, Entry, Sequence
+from dcp_attention.vllm.closing import close
 from dcp_attention.vllm.plan import Admission, Plan
 
 
@@ -78,5 +79,4 @@ class WorkerSide:
         closing = set(self._sequences if requests is None else requests)
         sequences = [self._sequences.pop(request) for request in sorted(closing)]
         self._of_block = {block: request for block, request in self._of_block.items() if request not in closing}
-        if sequences:
-            self._cluster.close_sequences(sequences, keep=True)
+        close(self._cluster, sequences, keep=True)
