@@ -102,6 +102,16 @@ def test_an_unknown_option_is_refused(llama: Path) -> None:
         Options.of(config)
 
 
+def test_a_scope_without_room_for_a_salt_is_refused(llama: Path) -> None:
+    for scope, is_taken in (("s" * 190, True), ("s" * 191, False), ("\N{GREEK SMALL LETTER ALPHA}" * 96, False)):
+        config = configured(llama, kv_transfer_config=TRANSFER | {"kv_connector_extra_config": {"scope": scope}})
+        if is_taken:
+            assert len(Options.of(config).request_scope("salt")) == 255
+        else:
+            with pytest.raises(Unsupported, match=rf"has {len(scope.encode())} bytes, and 190 at most"):
+                Options.of(config)
+
+
 def test_an_engine_with_prefix_caching_does_not_start(
     llama: Path, start: Callable[..., Any], cluster_of: Callable[[int], LocalCluster]
 ) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 from dcp_attention.vllm.revision import model_revision
 from dcp_attention.vllm.versions import Unsupported
 
+# Of a scope, which has 255 bytes at most, 65 are a request's cache_salt.
+_SCOPE_BYTES_MAX = 255 - 65
+
 
 @dataclass(frozen=True)
 class Options:
@@ -25,7 +28,8 @@ class Options:
             it, else a digest of a sample of their files.
         kv_format: How the cluster keeps keys and values: ``bf16``, ``f16``, ``f32``, ``int8`` or ``fp8``; ``None`` is
             the model's dtype.
-        scope: Who finds each other's prefixes: those that state the same one. A request's ``cache_salt`` narrows it.
+        scope: Who finds each other's prefixes: those that state the same one; at most 190 bytes. A request's
+            ``cache_salt`` narrows it.
         retry_for: Seconds for which an outage of daemons is waited out.
     """
 
@@ -41,7 +45,7 @@ class Options:
         """The options that a vLLM was started with.
 
         Raises:
-            Unsupported: There is no such option.
+            Unsupported: There is no such option, or a scope leaves no room for a request's.
         """
         given = dict(vllm_config.kv_transfer_config.kv_connector_extra_config)
         known = [field.name for field in fields(Options)]
@@ -50,7 +54,14 @@ class Options:
                 raise Unsupported(
                     f"`{name}` in kv_connector_extra_config is no option of DCPConnector; it has {', '.join(known)}."
                 )
-        return Options(**given)
+        options = Options(**given)
+        size = len(options.scope.encode())
+        if size > _SCOPE_BYTES_MAX:
+            raise Unsupported(
+                f"`scope` in kv_connector_extra_config has {size} bytes, and {_SCOPE_BYTES_MAX} at most: the cluster "
+                "takes 255, and a request's cache_salt adds 65. Choose a shorter one."
+            )
+        return options
 
     def model_name(self, vllm_config: Any) -> str:
         """The model's name in the cluster."""
