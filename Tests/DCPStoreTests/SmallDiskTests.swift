@@ -136,8 +136,10 @@ struct SmallDiskTests {
                 rest.withLock { $0 = left }
             }
             while rest.withLock({ !$0.isEmpty }) {
+                // A transaction that fails is run again, from the same.
+                let due = rest.withLock { $0 }
                 try run(isFreeing: true) { transaction in
-                    var left = rest.withLock { $0 }
+                    var left = due
                     try delete(&left, &transaction)
                     rest.withLock { $0 = left }
                 }

@@ -176,26 +176,6 @@ struct BoundsTests {
         }
     }
 
-    @Test("a peer that reads a large frame slowly, for longer than the stall timeout, is not closed")
-    func slowReader() async throws {
-        let settings = LinkSettings(stallTimeout: .seconds(3))
-        try await withStation(unix, settings: settings) { station, endpoint in
-            let peer = try await RawPeer(endpoint, on: station.group, reads: false)
-            try await peer.send(RawPeer.hello)
-            _ = try await station.recorder.opened()
-            let byteCount = 8 << 20
-            try await station.on(station.recorder) { try $0.send(frame(1, block(byteCount))) }
-            var received = 0
-            while received < byteCount {
-                guard let count = await peer.readOnce() else { break }
-                received += count
-                // Its pace is what is tested: 64 KiB or less at a time, some 5 s for all of it.
-                try await Task.sleep(for: .milliseconds(40))
-            }
-            #expect(received >= byteCount)
-        }
-    }
-
     @Test("a peer that reads nothing for the stall timeout is closed; the reason has the number of bytes pending")
     func stall() async throws {
         let settings = LinkSettings(stallTimeout: .milliseconds(50))
