@@ -17,6 +17,7 @@ let cSettings: [CSetting] = [.treatAllWarnings(as: .error), .enableWarning("all"
 
 let nioCore: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swift-nio")
 let nioTLS: Target.Dependency = .product(name: "NIOTLS", package: "swift-nio")
 let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
@@ -172,7 +173,7 @@ let package = Package(
         tests("DCPCache", ["DCPAttention", "DCPStore", "CLMDB", "cache-crasher"]),
         tests("DCPCertificates", [x509, swiftASN1]),
         tests("DCPWire", [nioCore]),
-        tests("DCPTransport", ["DCPCertificates", "DCPWire", nioCore, nioPosix, nioSSL]),
+        tests("DCPTransport", ["DCPCertificates", "DCPWire", nioCore, nioEmbedded, nioPosix, nioSSL]),
         tests("DCPCollectives"),
         tests("DCPRank", ["DCPAttention", "DCPCache", "DCPStore", "DCPWire", "DCPTransport", nioCore, nioPosix]),
         tests("DCPCoordinator", ["DCPWire", "DCPStore", "DCPTransport"]),

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 internal import DCPWire
-internal import NIOCore
+package import NIOCore
 
 /// What a link has written and its peer has not taken yet. Confined to the channel's loop.
-final class OutboundFrames {
+package final class OutboundFrames {
     private let channel: any Channel
     private let stallTimeout: TimeAmount
-    private(set) var queuedByteCount = 0
+    package private(set) var queuedByteCount = 0
     /// Over the life of the link.
-    private(set) var writtenByteCount: UInt64 = 0
+    package private(set) var writtenByteCount: UInt64 = 0
     private var lastProgress: NIODeadline
     private var stallCheck: Scheduled<Void>?
     private var closesWhenTaken = false
@@ -17,19 +17,19 @@ final class OutboundFrames {
     private var isFlushDue = false
 
     /// Called when the peer has taken none of the queued bytes for the stall timeout.
-    var stalled: (() -> Void)?
+    package var stalled: (() -> Void)?
 
     /// The peer is seen to take a large frame piece by piece, however slow it is.
     private static let pieceByteCount = 1 << 20
 
-    init(channel: any Channel, stallTimeout: TimeAmount) {
+    package init(channel: any Channel, stallTimeout: TimeAmount) {
         self.channel = channel
         self.stallTimeout = stallTimeout
         lastProgress = channel.eventLoop.now
     }
 
     /// - Parameter done: called when all of it has been taken, or the channel has closed.
-    func write(_ parts: [ByteBuffer], done: (() -> Void)? = nil) {
+    package func write(_ parts: [ByteBuffer], done: (() -> Void)? = nil) {
         let byteCount = parts.readableByteCount
         queuedByteCount += byteCount
         writtenByteCount += UInt64(byteCount)

@@ -54,27 +54,6 @@ struct LargeFrameTests {
         }
     }
 
-    @Test("a peer that reads a large frame slowly, for longer than the stall timeout, is not closed")
-    func slowReader() async throws {
-        var generator = SeededGenerator.ofRun(salt: 44)
-        let large = frame(1, floats: 2 << 20, &generator)
-        let settings = LinkSettings(stallTimeout: .seconds(3))
-        try await withStation(unix, settings: settings) { station, endpoint in
-            let peer = try await RawPeer(endpoint, on: station.group, reads: false)
-            try await peer.send(RawPeer.hello)
-            _ = try await station.recorder.opened()
-            try await station.on(station.recorder) { try $0.send(large) }
-            var received = 0
-            while received < 8 << 20 {
-                guard let count = await peer.readOnce() else { break }
-                received += count
-                // Its pace is what is tested: 64 KiB or less at a time, some 5 s for all of it.
-                try await Task.sleep(for: .milliseconds(40))
-            }
-            #expect(received >= 8 << 20)
-        }
-    }
-
     @Test("a frame is read in windows of at most a MiB, of which a turn of the loop reads one, and none behind its end")
     func windows() throws {
         var generator = SeededGenerator.ofRun(salt: 43)

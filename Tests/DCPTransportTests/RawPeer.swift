@@ -65,12 +65,6 @@ final class RawPeer: Sendable {
         return frames
     }
 
-    /// Reads what is there, once, and returns how many bytes it was; nil when the connection has ended.
-    func readOnce() async -> Int? {
-        channel.read()
-        return await events.first { _ in true }?.readableBytes
-    }
-
     /// Waits until the other side has closed.
     func closed() async throws { try await channel.closeFuture.get() }
     func close() async throws { try await channel.close().get() }

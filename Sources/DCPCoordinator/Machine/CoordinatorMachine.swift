@@ -254,9 +254,9 @@ public enum CoordinatorEvent: Sendable {
     /// The coordinator closes a sequence on its own decision.
     case evicted(SequenceID, name: String, EvictionCause)
     case refused(peer: String, RefusalCause, ServiceError)
-    /// Changes find no room on the disk of the state, and wait.
+    /// The disk of the state refuses changes, most likely because it is full; they wait.
     case diskFull(ServiceError)
-    /// They have found room.
+    /// It has taken them.
     case diskHasRoom
     case fatal(ServiceError)
 }

@@ -194,7 +194,7 @@ public final class CoordinatorServer {
         let bound = NIOLoopBound(self, eventLoop: eventLoop)
         let (store, eventLoop) = (store, eventLoop)
         store.persist(changes) { result in
-            let isDiskFull = store.isDiskFull
+            let isRefused = store.isRefused
             eventLoop.execute {
                 let server = bound.value
                 switch result {
@@ -206,7 +206,7 @@ public final class CoordinatorServer {
                     }
                     server.actions.persisted()
                     server.perform([])
-                case .failure(let error) where isDiskFull: server.wait(for: changes, error)
+                case .failure(let error) where isRefused: server.wait(for: changes, error)
                 case .failure(let error):
                     // Changes cannot be persisted: nothing more is answered, and the daemon exits.
                     server.observe(.fatal(error))
@@ -215,14 +215,14 @@ public final class CoordinatorServer {
         }
     }
 
-    /// The disk has no room for changes. An exit would not give it any, and each start begins a new epoch: they are tried
-    /// again, and all that depends on them waits.
+    /// The disk refuses changes, most likely because it is full. An exit would not give it room, and each start begins a
+    /// new epoch: they are tried again, and all that depends on them waits.
     private func wait(for changes: [StateChange], _ error: ServiceError) {
         if refusal == nil {
             let refusal = ServiceError(
                 .storeFull,
-                "The disk of the coordinator's state has no room, so nothing is recorded: free space on it; the "
-                    + "coordinator tries again every second. (\(error.message))")
+                "The disk of the coordinator's state is full or refuses writes, so nothing is recorded: free space on it; "
+                    + "the coordinator tries again every second. (\(error.message))")
             self.refusal = refusal
             observe(.diskFull(refusal))
         }

@@ -3,7 +3,6 @@
 public import DCPCore
 public import DCPStore
 internal import DCPWire
-internal import Glibc
 internal import Synchronization
 
 /// The coordinator's state on disk: one LMDB environment with the table `directory` (see `StateCoding`).
@@ -71,11 +70,10 @@ public final class CoordinatorStore: Sendable {
     /// As `Writer.busySince`.
     public var writerBusySince: UInt64? { writer.busySince }
 
-    /// Whether the last change found no room on the disk: nothing of it was written, and it can be tried again. To be
-    /// asked in its completion.
-    package var isDiskFull: Bool {
-        guard case .refused(let code) = writer.health.condition else { return false }
-        return code == ENOSPC || code == EDQUOT
+    /// Whether the disk refused the last change, as a full one does: nothing of it is there, and it can be tried again.
+    /// To be asked in its completion. Not only for ENOSPC: LMDB calls a write that found room for a part of it EIO.
+    package var isRefused: Bool {
+        if case .refused = writer.health.condition { true } else { false }
     }
 
     /// Makes changes durable, all or none. The completion is called on the writer's thread.

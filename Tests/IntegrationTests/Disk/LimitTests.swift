@@ -139,6 +139,8 @@ extension Integration {
                         _ = try await cluster.tool.run("sequence", "retain", name, "--priority", "\(priority)")
                         try await client.closeSequence(name, keep: true)
                     }
+                    // Until both have been idle for --evict-idle, of which nobody tells.
+                    try await Task.sleep(for: .milliseconds(700))
                     let held = try await client.open(trace, "held", model: "m")
                     var (committed, refusal) = (0, ServiceError?.none)
                     #expect(try await client.match(model: held.model, ids: ids)?.length == 400)

@@ -86,7 +86,7 @@ extension Integration {
                 var tool = CommandLineTool()
                 tool.executable = "dcp-rank"
                 try await tool.fails(
-                    78, saying: ["HTTP endpoint", "--http", directory.http(of: Self.rank)],
+                    69, saying: ["HTTP endpoint", "--http", directory.http(of: Self.rank)],
                     [
                         "--rank", "0", "--config", "/dev/null", "--store", cluster.directory.path("other"), "--listen",
                         "unix:" + cluster.directory.path("o.sock"), "--coordinator", cluster.local.coordinatorEndpoint,
