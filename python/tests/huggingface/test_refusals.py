@@ -42,8 +42,9 @@ def cache(two: Cluster) -> DCPCache:
 )
 def test_architectures(architecture: str, attention: str, found: str, cache: DCPCache) -> None:
     model = small(architecture, attention=attention)
+    options: dict[str, Any] = {cache_argument(model): cache}
     with pytest.raises(NotServed, match=found):
-        generate(model, ids(10, 1), **{cache_argument(model): cache})
+        generate(model, ids(10, 1), **options)
     assert not [one for one in cache.cluster.sequences() if one.name == cache.names[0]]
 
 
