@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,15 @@ def address(llama: Path, cluster_of: Callable[[int], LocalCluster]) -> Iterator[
     else:
         raise AssertionError("vLLM ended:\n" + "".join(log[-60:]))
     threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would stop it
+    # That line comes just before the server listens, and none after.
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, "vLLM does not listen"
+            time.sleep(0.05)
     yield f"http://127.0.0.1:{port}"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
