@@ -36,7 +36,8 @@ def test_tokens_in_bf16_are_vllms_own(
     own = serve(llama, runs, dtype="bfloat16")
     for ranks in (2, 4):
         served = serve(llama, runs, cluster_of(ranks).endpoint, dtype="bfloat16", options=CHUNKS)
-        assert_same(served.runs[0], own.runs[0], margin=0.13)
+        # Two logits that are each off by a unit of bf16, 1/8 from 16 on: vLLM rounds otherwise on other processors.
+        assert_same(served.runs[0], own.runs[0], margin=0.26)
 
 
 def test_windows_are_the_models(windowed: Path, prompts: list[list[int]], serve: Serve, cluster_of: ClusterOf) -> None:
